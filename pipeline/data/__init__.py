@@ -1,0 +1,1 @@
+"""COCO files to batches: the index, decoding, intensity, augmentation, loaders."""

@@ -1,0 +1,1 @@
+"""How good the detections are: COCO AP and AR, curves, pictures."""

@@ -1,0 +1,1 @@
+"""Backbones, interactions, the RetinaNet around them and the saved form of a trained model."""

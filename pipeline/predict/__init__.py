@@ -1,0 +1,1 @@
+"""A folder of DICOM or images to detections."""

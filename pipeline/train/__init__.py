@@ -1,0 +1,1 @@
+"""The optimisation step, checkpoints and the assembly of a training run."""
