@@ -1,0 +1,37 @@
+# make repro   environment, install, the whole pipeline on the embedded samples
+# make test    environment, install, lint, types, tests
+# Both are idempotent; the second time they only do what is left to do.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(BIN):$(PATH)
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: repro test lint install clean
+install: $(READY)
+
+repro: $(READY)
+	dvc repro
+	@cat runs/report/table.md
+
+test: lint
+	OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal -m "not slow and not gpu"
+	pytest -m "slow and not gpu" --durations=10
+
+lint: $(READY)
+	ruff check .
+	ruff format --check .
+	mypy
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "descry needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf runs datasets/*/coco datasets/*/*.partial

@@ -1,0 +1,120 @@
+"""RetinaNet (arXiv 1708.02002): torchvision's, with a loss that is right for negatives.
+
+torchvision divides each image's loss by that image's positives, so that an image without objects
+weighs as much as one with a hundred. Here the sums go over the whole batch (and all processes)
+and are divided once by the number of positive anchors there, as the paper has it.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
+from torchvision.ops import box_iou, sigmoid_focal_loss
+
+from pipeline.models.backbone import Backbone
+from pipeline.models.pyramid import LEVEL_STRIDES, Pyramid
+
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+OCTAVE = tuple(2 ** (i / 3) for i in range(3))
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Detector(RetinaNet):
+    """RetinaNet around one of our backbones.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    num_classes : int
+        K; labels are 0 to K - 1, there is no background class.
+    fpn_channels : int
+        Width of the pyramid and of the heads; a multiple of 16.
+    anchor_scale : float
+        Side of a level's smallest anchor in units of its stride; 4 in the paper.
+    score_threshold, nms_threshold, max_detections
+        What inference keeps.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        fpn_channels: int = 256,
+        anchor_scale: float = 4.0,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+    ) -> None:
+        sizes = tuple(tuple(anchor_scale * s * o for o in OCTAVE) for s in LEVEL_STRIDES)
+        anchors = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
+        norm = partial(nn.GroupNorm, fpn_channels // 8)
+        head = RetinaNetHead(
+            fpn_channels, anchors.num_anchors_per_location()[0], num_classes, norm_layer=norm
+        )
+        super().__init__(
+            Pyramid(backbone, fpn_channels),
+            num_classes,
+            image_mean=list(MEAN),
+            image_std=list(STD),
+            anchor_generator=anchors,
+            head=head,
+            score_thresh=score_threshold,
+            nms_thresh=nms_threshold,
+            detections_per_img=max_detections,
+            _skip_resize=True,
+        )
+
+    def compute_loss(
+        self,
+        targets: Sequence[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        """Focal and L1 loss, in fp32, over the positives of the whole batch.
+
+        Parameters
+        ----------
+        targets : sequence of {"boxes": (n, 4) xyxy in pixels, "labels": (n,) from 0}
+            n may be 0.
+        head_outputs : {"cls_logits": (B, A, K), "bbox_regression": (B, A, 4)}
+        anchors : sequence of (A, 4) xyxy
+        """
+        logits = head_outputs["cls_logits"].float()
+        deltas = head_outputs["bbox_regression"].float()
+        matched = torch.stack([self._match(*pair) for pair in zip(targets, anchors, strict=True)])
+        positive = matched >= 0  # (B, A)
+        positives = _mean_over_processes(positive.sum()).clamp(min=1)
+        wanted = torch.zeros_like(logits)
+        box_loss = deltas.sum() * 0.0
+        for i, target in enumerate(targets):
+            chosen = positive[i]
+            index = matched[i, chosen]
+            wanted[i, chosen, target["labels"][index]] = 1.0
+            aims = self.box_coder.encode_single(target["boxes"][index], anchors[i][chosen])
+            box_loss = box_loss + F.l1_loss(deltas[i, chosen], aims, reduction="sum")
+        counted = matched != self.proposal_matcher.BETWEEN_THRESHOLDS
+        focal = sigmoid_focal_loss(logits[counted], wanted[counted], reduction="sum")
+        return {"classification": focal / positives, "box": box_loss / positives}
+
+    def _match(self, target: dict[str, Tensor], anchors: Tensor) -> Tensor:
+        """Per anchor the index of its box, or a negative number (A,)."""
+        boxes = target["boxes"]
+        if len(boxes) == 0:
+            return torch.full(
+                (len(anchors),), self.proposal_matcher.BELOW_LOW_THRESHOLD, device=anchors.device
+            )
+        return self.proposal_matcher(box_iou(boxes.float(), anchors.float()))
+
+
+def _mean_over_processes(count: Tensor) -> Tensor:
+    """Mean of a count over all training processes, so that gradients average correctly."""
+    count = count.float()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(count)
+        count = count / distributed.get_world_size()
+    return count

@@ -1,0 +1,172 @@
+"""ViT: a plain, pre-norm vision transformer with a simple feature pyramid.
+
+"An Image is Worth 16x16 Words" (arXiv 2010.11929); strides 8 and 32 from the single stride-16 map
+after "Exploring Plain Vision Transformer Backbones for Object Detection" (arXiv 2203.16527).
+Patches of 16 px -> tokens + positions -> L x [interaction, attention, MLP] -> norm -> three maps.
+
+Notation: B batch, C channels, H W grid, N = H*W tokens, P prefix tokens (0, or 1 class token).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.models.backbone import Backbone, DropPath, drop_path_rates
+from pipeline.models.interaction import InteractionSpec, interpolation_matrix, reset_interactions
+
+PATCH = 16
+BASE_GRID = 14  # the position table's own grid (224 px), interpolated to any other
+SIZES = {  # width, depth, heads
+    "micro": (128, 6, 4),
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over (B, N, C)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend globally."""
+        b, n, c = x.shape
+        qkv = self.qkv(x).view(b, n, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, C / heads)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.transpose(1, 2).reshape(b, n, c))
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, dim: int, ratio: float = 4.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, int(dim * ratio))
+        self.fc2 = nn.Linear(int(dim * ratio), dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to each token alone."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """One transformer block; the interaction sees the grid tokens only, not the prefix."""
+
+    def __init__(self, dim: int, heads: int, drop_path: float, spec: InteractionSpec) -> None:
+        super().__init__()
+        self.stream = spec.stream(dim)
+        self.branch = spec.branch(dim)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Map tokens (B, P + N, C) to the same shape."""
+        if self.stream is not None:
+            x = on_grid(self.stream, x, grid)
+        y = self.norm1(x)
+        if self.branch is not None:
+            y = on_grid(self.branch, y, grid)
+        x = x + self.drop_path(self.attn(y))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def on_grid(module: nn.Module, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Apply a module of (B, H, W, C) to the last H*W of the tokens (B, P + N, C)."""
+    prefix = tokens.shape[1] - grid[0] * grid[1]
+    mapped = module(tokens[:, prefix:].unflatten(1, grid)).flatten(1, 2)
+    return torch.cat([tokens[:, :prefix], mapped], dim=1) if prefix else mapped
+
+
+class ViT(Backbone):
+    """Plain vision transformer.
+
+    Parameters
+    ----------
+    size : {"micro", "tiny", "small", "base"}
+        "micro" (128 wide, 6 blocks) is ours, for CPUs; the others are the usual ViT-Ti/S/B with
+        patches of 16 px.
+    interaction : InteractionSpec
+        ACP and CAT in every block.
+    drop_path : float
+        Stochastic depth of the last block.
+    checkpointing : bool
+        Recompute blocks in the backward pass.
+    class_token : bool
+        Carry a class token, as the classifier form does; detection leaves it out.
+    """
+
+    def __init__(
+        self,
+        size: str = "small",
+        *,
+        interaction: InteractionSpec = InteractionSpec(),
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+        class_token: bool = False,
+    ) -> None:
+        super().__init__()
+        dim, depth, heads = SIZES[size]
+        self.dim, self.checkpointing = dim, checkpointing
+        self.channels = (dim // 2, dim, dim)
+        self.patch = nn.Conv2d(3, dim, PATCH, PATCH)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+        self.positions = nn.Parameter(torch.zeros(1, BASE_GRID**2 + class_token, dim))
+        rates = drop_path_rates(drop_path, depth)
+        self.blocks = nn.ModuleList(Block(dim, heads, rate, interaction) for rate in rates)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.finer = nn.ConvTranspose2d(dim, dim // 2, 2, 2)  # stride 16 -> 8
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Truncated normal of 0.02 for weights and positions, zero biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+        reset_interactions(self)
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Normed tokens (B, P + N, C) after the last block, and the grid (H, W)."""
+        x = self.patch(images)  # (B, C, H, W)
+        grid = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
+        x = x + self._positions(grid)
+        for block in self.blocks:
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, grid, use_reentrant=False)
+            else:
+                x = block(x, grid)
+        return self.norm(x), grid
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """The position table on another grid, rows then columns; the class token's slot stays."""
+        if grid == (BASE_GRID, BASE_GRID):
+            return self.positions
+        prefix = self.positions.shape[1] - BASE_GRID**2
+        table = self.positions[0, prefix:].unflatten(0, (BASE_GRID, BASE_GRID))
+        rows = interpolation_matrix(BASE_GRID, grid[0], table)
+        columns = interpolation_matrix(BASE_GRID, grid[1], table)
+        table = torch.einsum("Hh,Ww,hwc->HWc", rows, columns, table).flatten(0, 1)
+        return torch.cat([self.positions[0, :prefix], table])[None]
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Maps of strides 8 (transposed convolution), 16 (as is) and 32 (maximum)."""
+        tokens, grid = self.tokens(images)
+        if self.class_token is not None:
+            tokens = tokens[:, 1:]
+        c4 = tokens.transpose(1, 2).unflatten(2, grid)  # (B, C, H, W)
+        return [self.finer(c4), c4, F.max_pool2d(c4, 2)]

@@ -1,0 +1,148 @@
+"""The assembly: what each stage of dvc.yaml does, from the parameters to plain function calls.
+
+This is the only place besides `pipeline.config` that knows params.yaml. Heavy imports are inside
+the functions, so that a mistake in the parameters shows before anything is loaded.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import DatasetName, Params
+from pipeline.errors import DescryError
+
+if TYPE_CHECKING:
+    from pipeline.models.build import DetectorSpec
+
+DATASETS = Path("datasets")
+RUNS = Path("runs")
+
+
+def convert(params: Params, name: DatasetName, raw: Path | None, out: Path | None) -> str:
+    """Convert one dataset; return the line for the console."""
+    from pipeline.convert import convert as run
+    from pipeline.convert import open_source, summary_line
+
+    settings = asdict(getattr(params.convert, name))
+    source = open_source(name, raw or DATASETS / name / params.data.source, **settings)
+    report = run(
+        source,
+        out or DATASETS / name / "coco",
+        seed=params.data.seed,
+        val_fraction=params.data.val_fraction,
+        test_fraction=params.data.test_fraction,
+        workers=max(params.machine.workers, 0),
+        png_level=params.convert.png_level,
+    )
+    return summary_line(report)
+
+
+def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None) -> Path:
+    """Train on one converted dataset; return the model file."""
+    from pipeline.data.intensity import Intensity
+    from pipeline.evaluate.metrics import CocoScore, operating_point
+    from pipeline.train.module import Optimisation
+    from pipeline.train.run import Judge, Settings
+    from pipeline.train.run import train as run
+
+    recipe, chosen = params.scale, params.train
+    device = pick_device(params)
+    settings = Settings(
+        dataset=name,
+        image_size=recipe.image_size,
+        intensity=Intensity(**asdict(params.intensity)),
+        epochs=getattr(recipe.epochs, name),
+        batch_size=recipe.batch_size,
+        optimisation=Optimisation(
+            lr=chosen.lr * recipe.batch_size / chosen.lr_batch,
+            weight_decay=chosen.weight_decay,
+            warmup=chosen.warmup,
+            final_lr=chosen.final_lr,
+        ),
+        clip_norm=chosen.clip_norm,
+        flip=chosen.flip,
+        seed=chosen.seed,
+        precision=chosen.precision,
+        deterministic=chosen.deterministic,
+        device=device,
+        workers=loader_workers(params, device),
+    )
+    coco, out = coco or DATASETS / name / "coco", out or RUNS / name / "train"
+    judge = Judge(lambda truth, rows: CocoScore.of(truth, rows).summary(), operating_point)
+    run(coco, out, detector_spec(params, coco), settings, judge)
+    return out / "model.pt"
+
+
+def detector_spec(params: Params, coco: Path) -> "DetectorSpec":
+    """The detector that the parameters ask for, with the classes of a converted dataset."""
+    from pipeline.data.coco import load_coco
+    from pipeline.models.build import DetectorSpec
+
+    model, recipe = params.model, params.scale
+    return DetectorSpec(
+        backbone=model.backbone,
+        size=recipe.size,
+        num_classes=len(load_coco(coco / "annotations/train.json")["categories"]),
+        fpn_channels=recipe.fpn_channels,
+        anchor_scale=recipe.anchor_scale,
+        score_threshold=params.evaluate.score_threshold,
+        nms_threshold=params.evaluate.nms_threshold,
+        max_detections=params.evaluate.max_detections,
+        pool_layers=model.pool_layers,
+        concepts=model.concepts,
+        placement=model.placement,
+        pool_stride=model.pool_stride,
+        copies=model.copies,
+    )
+
+
+def evaluate(
+    params: Params, name: DatasetName, coco: Path | None, checkpoint: Path | None, out: Path | None
+) -> dict[str, Any]:
+    """Evaluate one dataset's model on its test split; return the metrics."""
+    from pipeline.evaluate.run import evaluate as run
+    from pipeline.models.saved import SavedModel
+
+    device = pick_device(params)
+    checkpoint = checkpoint or RUNS / name / "train/model.pt"
+    return run(
+        SavedModel.load(checkpoint, device),
+        coco or DATASETS / name / "coco",
+        out or RUNS / name / "evaluate",
+        pictures=params.evaluate.pictures,
+        batch_size=params.scale.batch_size,
+        workers=loader_workers(params, device),
+    )
+
+
+def report(params: Params, runs: Path) -> str:
+    """Write the table of all evaluated datasets; return it as text."""
+    from pipeline.report.table import write_table
+
+    return write_table(runs, params.datasets, runs / "report")
+
+
+def pick_device(params: Params) -> str:
+    """The device in words that torch understands.
+
+    Raises
+    ------
+    DescryError
+        When a GPU is asked for and there is none.
+    """
+    import torch
+
+    if params.machine.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if params.machine.device == "cuda" and not torch.cuda.is_available():
+        raise DescryError("machine.device = cuda, but torch sees no GPU: use auto or cpu")
+    return params.machine.device
+
+
+def loader_workers(params: Params, device: str) -> int:
+    """Loader processes: as asked; by default one per core for a GPU, none beside CPU training."""
+    import os
+
+    if params.machine.workers >= 0:
+        return params.machine.workers
+    return 0 if device == "cpu" else os.cpu_count() or 1
