@@ -76,7 +76,9 @@ class NihParams:
 
 @dataclass(frozen=True, config=_FROZEN)
 class RsnaParams:
-    """RSNA needs no choices; the group keeps its place for `-S`."""
+    """`mapping`: path of RSNA's mapping to NIH patients; empty looks for it in the raw folder."""
+
+    mapping: str = ""
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -117,7 +119,7 @@ class Train:
     """Optimisation. `lr` is for `lr_batch` images a step and scales with the batch size."""
 
     seed: Seed = 0
-    lr: Positive = 1e-4
+    lr: Positive = 1e-3
     lr_batch: Annotated[int, Field(ge=1)] = 16
     weight_decay: NotNegative = 0.05
     warmup: Fraction = 0.05
@@ -132,7 +134,7 @@ class Train:
 class Evaluate:
     """Detections kept for the metrics, and how many pictures are drawn."""
 
-    score_threshold: Fraction = 0.01
+    score_threshold: Fraction = 0.05
     nms_threshold: Fraction = 0.5
     max_detections: Annotated[int, Field(ge=1, le=1000)] = 100
     pictures: Annotated[int, Field(ge=0)] = 8

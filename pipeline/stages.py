@@ -21,9 +21,12 @@ RUNS = Path("runs")
 def convert(params: Params, name: DatasetName, raw: Path | None, out: Path | None) -> str:
     """Convert one dataset; return the line for the console."""
     from pipeline.convert import convert as run
-    from pipeline.convert import open_source, summary_line
+    from pipeline.convert import open_source
+    from pipeline.convert.report import summary_line
 
     settings = asdict(getattr(params.convert, name))
+    if name == "nih":
+        settings["seed"] = params.data.seed  # which negatives are drawn
     source = open_source(name, raw or DATASETS / name / params.data.source, **settings)
     report = run(
         source,

@@ -102,12 +102,15 @@ class Picture:
         byte for byte instead of being encoded again.
     notes : tuple of str
         Constant phrases that the report counts, such as ``"EXIF orientation applied"``.
+    attributes : mapping
+        JSON values found in the image file (a DICOM header); added to those of the record.
     """
 
     pixels: np.ndarray
     boxes: tuple[Box, ...]
     verbatim: bool = False
     notes: tuple[str, ...] = ()
+    attributes: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.rows_read: dict[str, int] = {}
+        self.rows_without_box: dict[str, int] = {}
         self.annotation_files: set[str] = set()
         self.drops: list[Drop] = []
         self.notes: list[str] = []
@@ -138,6 +142,14 @@ class Ledger:
         """Count `rows` annotation rows (CSV rows, label lines, COCO annotations) of `file`."""
         self.annotation_files.add(file)
         self.rows_read[file] = self.rows_read.get(file, 0) + rows
+
+    def use(self, file: str, rows: int = 1) -> None:
+        """Count rows that serve a record without giving it a box of their own.
+
+        The row of a negative, a row of attributes. With it the books balance: rows read are the
+        distinct `Box.where` of all records, plus the rows used here, plus the rows dropped.
+        """
+        self.rows_without_box[file] = self.rows_without_box.get(file, 0) + rows
 
     def claim(self, file: str) -> None:
         """Say that `file` was read for something other than pixels."""

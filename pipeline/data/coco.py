@@ -43,9 +43,7 @@ def load_coco(path: Path) -> dict[str, Any]:
             )
     check = _Check(path)
     categories = check.ids("categories", coco["categories"], {"name": str})
-    images = check.ids(
-        "images", coco["images"], {"file_name": str, "width": int, "height": int}
-    )
+    images = check.ids("images", coco["images"], {"file_name": str, "width": int, "height": int})
     check.ids("annotations", coco["annotations"], {"bbox": list})
     for i, annotation in enumerate(coco["annotations"]):
         check.annotation(f"annotations[{i}]", annotation, images, categories)
@@ -104,7 +102,7 @@ class _Check:
         wanted = {int: "a whole number", str: "a text", list: "a list of 4 numbers"}[kind]
         if not isinstance(value, kind) or isinstance(value, bool):
             raise self.fail(where, key, value, wanted)
-        if key in ("width", "height") and value <= 0:
+        if key in ("width", "height") and entry[key] <= 0:
             raise self.fail(where, key, value, "a positive number of pixels")
         if kind is str and not value:
             raise self.fail(where, key, value, "a text that is not empty")

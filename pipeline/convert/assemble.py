@@ -1,0 +1,169 @@
+"""From the journal to the output: splits, duplicates, COCO files, the report."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pipeline
+from pipeline.atomic import write_csv, write_json
+from pipeline.convert.duplicates import find_copies
+from pipeline.convert.files import ANNOTATION, DROPPED, IMAGE, UNUSED, Numbers, walk
+from pipeline.convert.index import Index
+from pipeline.convert.journal import Journal
+from pipeline.convert.plan import Plan, number_of
+from pipeline.convert.records import SPLITS, Source
+from pipeline.convert.report import Books, Settings, header, most_frequent
+from pipeline.convert.split import NONE, Assignment, assign_splits
+from pipeline.convert.workspace import Workspace
+from pipeline.data.coco import write_coco
+from pipeline.errors import DescryError
+
+
+@dataclass(slots=True)
+class Assembly:
+    """One conversion whose images are all written."""
+
+    source: Source
+    space: Workspace
+    plan: Plan
+    journal: Journal
+    index: Index
+    settings: Settings
+
+    def finish(self) -> dict[str, Any]:
+        """Write annotations, list of drops and report into the workspace; return the report.
+
+        Raises
+        ------
+        DescryError
+            When no image is left.
+        """
+        kept = np.flatnonzero(self.index.written)
+        books = Books(self.plan)
+        assigned, codes, twins, within = self._decide(kept)
+        for number in range(self.plan.records):
+            self._tally(number, int(codes[number]), twins.get(number), books)
+        if not len(kept):
+            raise DescryError(
+                f"{self.source.raw}: no image could be converted: {most_frequent(books.drops)}"
+            )
+        self._write_annotations(codes)
+        self._sweep(codes)
+        self._account_files(codes, books)
+        report = self._report(books, assigned, len(twins), within)
+        write_csv(
+            self.space.partial / "dropped.csv", ("kind", "where", "reason", "detail"), books.lines()
+        )
+        write_json(self.space.partial / "report.json", report)
+        return report
+
+    def _decide(self, kept: np.ndarray) -> tuple[Assignment, np.ndarray, dict[int, int], int]:
+        """Splits of the written images, and which of them are copies to leave out."""
+        index = self.index
+        assigned = assign_splits(
+            index.groups[kept], index.official[kept], index.has_box[kept], self.settings.fractions
+        )
+        twin, within = find_copies(index.pixels[kept], assigned.codes)
+        codes = np.full(self.plan.records, NONE, np.int8)
+        codes[kept] = np.where(twin < 0, assigned.codes, NONE)
+        twins = {int(kept[i]): int(kept[twin[i]]) for i in np.flatnonzero(twin >= 0)}
+        return assigned, codes, twins, within
+
+    def _tally(self, number: int, code: int, twin: int | None, books: Books) -> None:
+        """Enter one record into the books."""
+        entry = self._entry(number)
+        if twin is not None:
+            books.duplicate(entry, self._entry(twin)["file"])
+        elif code == NONE:
+            books.lost(entry)
+        else:
+            books.kept(entry, SPLITS[code])
+
+    def _entry(self, number: int) -> dict[str, Any]:
+        return self.journal.at(int(self.index.places[number]))
+
+    def _write_annotations(self, codes: np.ndarray) -> None:
+        """One COCO file per split, empty ones too."""
+        categories = self.source.categories()
+        ids = {name: i for i, (name, _) in enumerate(categories, start=1)}
+        info = {"description": self.source.name, "version": f"descry {pipeline.__version__}"}
+        for code, split in enumerate(SPLITS):
+            numbers = np.flatnonzero(codes == code).tolist()
+            write_coco(
+                self.space.partial / "annotations" / f"{split}.json",
+                info=info,
+                licenses=[],
+                categories=categories,
+                images=self._images(numbers),
+                annotations=self._annotations(numbers, ids),
+            )
+
+    def _images(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
+        """COCO entries of the images, in the order of the records."""
+        for number in numbers:
+            entry = self._entry(number)
+            image = {
+                "file_name": entry["file"],
+                "width": entry["width"],
+                "height": entry["height"],
+                "source": entry["path"],
+            }
+            optional = {key: entry[key] for key in ("group", "crop", "attributes") if entry[key]}
+            yield image | optional
+
+    def _annotations(self, numbers: list[int], ids: dict[str, int]) -> Iterator[dict[str, Any]]:
+        for image_id, number in enumerate(numbers, start=1):
+            for x, y, width, height, label, iscrowd, _ in self._entry(number)["boxes"]:
+                yield {
+                    "image_id": image_id,
+                    "category_id": ids[label],
+                    "bbox": [x, y, width, height],
+                    "iscrowd": iscrowd,
+                }
+
+    def _sweep(self, codes: np.ndarray) -> None:
+        """Remove images that are not in the output: copies, and what a killed run left."""
+        names = (self._entry(number)["file"] for number in np.flatnonzero(codes != NONE).tolist())
+        kept = Numbers(np.fromiter(map(number_of, names), np.uint64))
+        images = self.space.images
+        for name, _, files in os.walk(images, topdown=False):
+            folder = Path(name)
+            for path in (folder / file for file in files):
+                if path.relative_to(images).as_posix() not in kept:
+                    path.unlink()
+            if folder != images and not any(folder.iterdir()):
+                folder.rmdir()
+
+    def _account_files(self, codes: np.ndarray, books: Books) -> None:
+        """Enter every file of the raw folder once: image, annotation, dropped or unused."""
+        used = Numbers(self.index.paths[codes != NONE])
+        lost = Numbers(self.index.paths[codes == NONE])
+        listed = {drop[1] for drop in books.drops if drop[0] in ("image", "file")}
+        for path in walk(self.source.raw):
+            if path in used:
+                kind = IMAGE
+            elif path in self.plan.ledger.annotation_files:
+                kind = ANNOTATION
+            else:
+                kind = DROPPED if path in lost or path in listed else UNUSED
+            books.file(path, kind)
+
+    def _report(
+        self, books: Books, assigned: Assignment, across: int, within: int
+    ) -> dict[str, Any]:
+        """The whole report."""
+        return {
+            **header(self.source, self.settings),
+            **books.sections(),
+            "splits": books.split_section([name for name, _ in self.source.categories()]),
+            "split": assigned.words,
+            "leakage": {"groups in more than one split": assigned.leaking},
+            "duplicates": {"dropped across splits": across, "kept within a split": within},
+            "size mismatches": {"images": len(books.resized), "examples": books.resized[:10]},
+            "remarks on images": dict(sorted(books.notes.items())),
+            "notes of the converter": self.plan.ledger.notes,
+        }

@@ -1,0 +1,206 @@
+"""COD10K: camouflaged animals, from the JSON, the index masks or the object masks of a release.
+
+Source: Fan, Ji, Sun, Cheng, Shen, Shao, "Camouflaged Object Detection", CVPR 2020, and Fan, Ji,
+Cheng, Shao, "Concealed Object Detection", TPAMI 2022. The layouts are in `cod10k_layout`, the
+file names, which alone state the class, in `cod10k_names`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+from pipeline.convert.cod10k_json import Entry
+from pipeline.convert.cod10k_layout import Places, find_layout
+from pipeline.convert.cod10k_masks import measure
+from pipeline.convert.cod10k_names import (
+    CLASSES,
+    Classes,
+    Name,
+    category_list,
+    label_of,
+    parse_name,
+)
+from pipeline.convert.cod10k_truth import (
+    Truth,
+    compare_with_listing,
+    drop_image,
+    drop_unseen,
+    drop_unused_masks,
+    load_truth,
+)
+from pipeline.convert.folders import images_in, read_ordinary, relative
+from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
+from pipeline.errors import DescryError
+
+Annotations = Literal["auto", "json", "instance", "object"]
+ObjectBoxes = Literal["image", "component"]
+_NONCAM_OBJECTS = "objects annotated in a NonCAM image"
+
+
+@dataclass(frozen=True)
+class Cod10k:
+    """COD10K in any known packing, with the official Train and Test splits.
+
+    Attributes
+    ----------
+    raw : Path
+        The folder that holds ``Train/`` and ``Test/`` (or a folder that does).
+    annotations : str
+        ``json``, ``instance`` (index masks), ``object`` (object masks, loses the instances), or
+        ``auto``: the first of these that a split has.
+    classes : str
+        ``single`` (camouflaged or not), ``super`` (5) or ``sub`` (69).
+    noncam : bool
+        Keep the images without a camouflaged object as negatives.
+    object_boxes : str
+        For object masks: one box per ``image``, or per connected ``component``.
+    """
+
+    raw: Path
+    annotations: Annotations = "auto"
+    classes: Classes = "single"
+    noncam: bool = True
+    object_boxes: ObjectBoxes = "image"
+
+    name: ClassVar[str] = "cod10k"
+    markers: ClassVar[tuple[str, ...]] = tuple(
+        f"{nest}{folder}"
+        for nest in ("", "*/")
+        for folder in ("Train/Image", "Test/Image", "*_Image_CAM", "TrainDataset", "TestDataset")
+    )
+    download: ClassVar[str] = (
+        "Get COD10K-v3 from the links at https://github.com/DengPingFan/SINet (about 2.3 GB "
+        "unpacked, non-commercial use only) and unpack it so that Train/ and Test/ lie in the raw "
+        "folder."
+    )
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "annotations": get_args(Annotations),
+            "classes": CLASSES,
+            "object_boxes": get_args(ObjectBoxes),
+        }
+        for key, values in allowed.items():
+            if getattr(self, key) not in values:
+                told = ", ".join(values)
+                raise DescryError(f"cod10k: {key}={getattr(self, key)!r}: allowed are {told}")
+
+    def scan(self, ledger: Ledger) -> Iterator[Record]:
+        """Yield the records of Train, then of Test, each in the order of the file names.
+
+        Raises
+        ------
+        DescryError
+            When the layout is not recognised, a split or its annotations are missing, or a JSON
+            is malformed.
+        """
+        layout = find_layout(self.raw)
+        ledger.note(f"layout: {layout.name}")
+        for places in layout.splits:
+            yield from self._scan_split(places, ledger)
+
+    def categories(self) -> list[tuple[str, str]]:
+        """One class, the 5 super-classes or the 69 sub-classes, present or not."""
+        return category_list(self.classes)
+
+    def _scan_split(self, places: Places, ledger: Ledger) -> Iterator[Record]:
+        """Records of one split; what has no image or no annotation is dropped."""
+        truth = load_truth(places, self.annotations, self.raw, ledger)
+        images = images_in(places.images, self.raw, ledger)
+        if not images:
+            raise DescryError(f"{places.images}: holds no images. {self.download}")
+        contradictions = 0
+        for stem, file in images.items():
+            path, entry = relative(self.raw, file), truth.entries.get(stem, Entry(file.name))
+            try:
+                name = self._usable(stem, entry)
+            except Unreadable as problem:
+                drop_image(path, entry, problem, ledger)
+                continue
+            contradictions += not name.agrees
+            if entry.mask:
+                ledger.claim(entry.mask)
+            yield self._record(path, places.split, name, entry, truth)
+        if contradictions:
+            ledger.note(
+                f"{places.split}: in {contradictions} file names the number of the class "
+                "contradicts its name; the name was taken"
+            )
+        drop_unseen(truth, images.keys(), relative(self.raw, places.images), ledger)
+        drop_unused_masks(places, self.raw, ledger)
+        compare_with_listing(truth, images.keys(), places, ledger)
+
+    def _usable(self, stem: str, entry: Entry) -> Name:
+        """The parsed name of an image that can be used; else `Unreadable` says why not."""
+        name = parse_name(stem)
+        if name is None:
+            if stem.lower().startswith(("camourflage", "camouflage")):
+                raise Unreadable("CAMO image, not of COD10K")
+            raise Unreadable("file name is not of the COD10K pattern")
+        if not name.camouflaged:
+            if not self.noncam:
+                raise Unreadable("NonCAM image left out", "noncam=False")
+            if entry.boxes:
+                raise Unreadable(_NONCAM_OBJECTS)
+        elif not entry.boxes and not entry.mask:
+            raise Unreadable("image without annotation", "a CAM image must have an object")
+        elif label_of(name, self.classes) is None:
+            told = "-".join(name.stated)
+            raise Unreadable("unknown class", f"{told!r} is not one of the {self.classes}-classes")
+        return name
+
+    def _record(self, path: str, split: str, name: Name, entry: Entry, truth: Truth) -> Record:
+        """The record of a usable image."""
+        stem = Path(path).stem
+        optional = {
+            "camouflaged": name.camouflaged,
+            "boxes_from": truth.route if entry.boxes or entry.mask else None,
+            "super_class": name.super_class,
+            "sub_class": name.sub_class or name.stated[1] or None,
+            "mask": entry.mask or None,
+            "listed_objects": truth.listed.get(stem),
+        }
+        attributes = {key: value for key, value in optional.items() if value is not None}
+        label = label_of(name, self.classes) or ""
+        boxes = tuple(replace(box, label=label) for box in entry.boxes)
+        return Record(f"{split}/{stem}", path, boxes, "", split, entry.size, None, attributes)
+
+    def read(self, record: Record) -> Picture:
+        """Decode an image and, on the mask routes, measure its boxes.
+
+        Raises
+        ------
+        Unreadable
+            When the image or its mask is missing, corrupt or empty, or their sizes differ.
+        """
+        picture = read_ordinary(self.raw, record)
+        height, width = picture.pixels.shape[:2]
+        if "mask" not in record.attributes:
+            if record.boxes and not any(_touches(box, width, height) for box in picture.boxes):
+                raise Unreadable("no box lies inside the image", f"{width} x {height}")
+            return picture
+        boxes, notes = self._boxes_of_mask(record, (width, height))
+        if bool(boxes) != record.attributes["camouflaged"]:
+            reason = _NONCAM_OBJECTS if boxes else "empty mask"
+            raise Unreadable(reason, str(record.attributes["mask"]))
+        return replace(picture, boxes=boxes, notes=picture.notes + notes)
+
+    def _boxes_of_mask(
+        self, record: Record, size: tuple[int, int]
+    ) -> tuple[tuple[Box, ...], tuple[str, ...]]:
+        """Boxes and notes of a record whose annotation is a mask."""
+        mask, route = str(record.attributes["mask"]), str(record.attributes["boxes_from"])
+        apart = self.object_boxes == "component"
+        extents, notes = measure(self.raw, mask, route, size, apart)
+        listed = record.attributes.get("listed_objects")
+        if route == "instance" and listed not in (None, len(extents)):
+            notes = (*notes, "the text list gives another number of objects than the mask")
+        name = parse_name(Path(record.path).stem)
+        label = label_of(name, self.classes) if name else None
+        return tuple(Box(*e, label or "", f"{mask}:{n}") for n, e in extents), notes
+
+
+def _touches(box: Box, width: int, height: int) -> bool:
+    """Whether any of the box is inside the image; a CAM image without a box is no negative."""
+    return box.x < width and box.y < height and box.x + box.width > 0 and box.y + box.height > 0

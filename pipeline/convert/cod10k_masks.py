@@ -1,0 +1,59 @@
+"""Boxes of one COD10K image from its index mask or its object mask."""
+
+from pathlib import Path
+
+from pipeline.convert.masks import (
+    Extent,
+    component_extents,
+    foreground,
+    index_extents,
+    read_mask,
+    whole_extent,
+)
+from pipeline.convert.records import Unreadable
+from pipeline.data.images import ImageError
+
+SMALLEST_COMPONENT = 16  # pixels; less is a speck of a careless outline
+SPECKS = "specks in an object mask gave no box"
+
+
+def measure(
+    raw: Path, mask: str, route: str, size: tuple[int, int], apart: bool
+) -> tuple[list[tuple[int, Extent]], tuple[str, ...]]:
+    """Extent of every object of a mask, numbered, and notes for the report.
+
+    Parameters
+    ----------
+    raw : Path
+    mask : str
+        Path relative to the raw folder.
+    route : str
+        ``instance``: one object per value; ``object``: all that is not background.
+    size : (int, int)
+        Width and height in pixels of the image as displayed; the mask must have the same.
+    apart : bool
+        For object masks: one box per connected component of at least `SMALLEST_COMPONENT` pixels,
+        else one around everything.
+
+    Raises
+    ------
+    Unreadable
+        When the mask is missing, corrupt, of another size or not of the kind that `route` says.
+    """
+    try:
+        values = read_mask(raw / mask)
+        found = (values.shape[1], values.shape[0])
+        if found != size:
+            raise Unreadable("mask size differs from image size", f"{mask}: {found}, image {size}")
+        if route == "instance":
+            return index_extents(values), ()
+    except FileNotFoundError as error:
+        raise Unreadable("mask file missing", mask) from error
+    except ImageError as error:
+        raise Unreadable("corrupt mask", f"{mask}: {error}") from error
+    objects = foreground(values)
+    if not apart:
+        whole = whole_extent(objects)
+        return ([(1, whole)] if whole else []), ()
+    extents, specks = component_extents(objects, SMALLEST_COMPONENT)
+    return list(enumerate(extents, start=1)), (SPECKS,) if specks else ()

@@ -1,0 +1,158 @@
+"""Boxes from masks: index images (one value per object), object masks, COCO segmentations.
+
+A box is the smallest whole-pixel rectangle that covers an object: a single pixel at column 3,
+row 5 gives x=3, y=5, width=1, height=1.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+
+from pipeline.data.images import ImageError
+
+Extent = tuple[float, float, float, float]  # x, y, width, height in pixels
+# A soft-edged object mask read as an index image would turn into an object per grey level.
+MAX_INSTANCES = 100
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Decode a mask to its stored values: palette indices, grey levels, or 24-bit colours.
+
+    Returns
+    -------
+    array (H, W), integer
+        A palette image gives its indices (not its colours), grey its levels at 8 or 16 bits, an
+        RGB image ``red * 65536 + green * 256 + blue``; an alpha channel is dropped.
+
+    Raises
+    ------
+    ImageError
+        When the file cannot be decoded completely.
+    FileNotFoundError
+        When it does not exist.
+    """
+    try:
+        with Image.open(path) as image:
+            return _values(image)
+    except FileNotFoundError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not an image that Pillow can identify ({error})") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(str(error)) from error
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    """Stored values of an opened mask, (H, W)."""
+    if image.mode in ("1", "P", "L", "I", "I;16", "I;16L", "I;16B"):
+        return np.asarray(image).astype(np.int64)
+    if image.mode in ("LA", "PA"):
+        return np.asarray(image.getchannel(0)).astype(np.int64)
+    if image.mode not in ("RGB", "RGBA"):
+        raise ImageError(f"pixel type {image.mode!r} is not one of a mask")
+    rgb = np.asarray(image.convert("RGB")).astype(np.int64)
+    if (rgb == rgb[..., :1]).all():
+        return rgb[..., 0]
+    return rgb @ np.array([65536, 256, 1])
+
+
+def index_extents(values: np.ndarray) -> list[tuple[int, Extent]]:
+    """Box of every value but 0 in an index mask (H, W), by ascending value.
+
+    Raises
+    ------
+    ImageError
+        When there are more than `MAX_INSTANCES` values: such a mask is not an index image.
+    """
+    found, packed = np.unique(values, return_inverse=True)
+    count = int((found != 0).sum())
+    if count > MAX_INSTANCES:
+        raise ImageError(f"{count} different values: not one value per object")
+    slices = ndimage.find_objects(packed.reshape(values.shape) + 1)  # value found[i] is label i + 1
+    return [(int(v), _extent(s)) for v, s in zip(found, slices, strict=True) if v != 0]
+
+
+def foreground(values: np.ndarray) -> np.ndarray:
+    """Object pixels (H, W, bool) of an object mask that is 0 outside.
+
+    Masks of 0 and 255 (or 65535) may have soft edges: a pixel belongs to the object above half
+    of the range. A mask that stays in the lower half holds indices: all but 0 is object.
+    """
+    half = 127 if values.max() <= 255 else 32767
+    return values > (half if values.max() > half else 0)
+
+
+def whole_extent(objects: np.ndarray) -> Extent | None:
+    """One box around all object pixels of (H, W, bool); None when there are none."""
+    slices = ndimage.find_objects(objects.astype(np.uint8))
+    return _extent(slices[0]) if slices else None
+
+
+def component_extents(objects: np.ndarray, smallest: int) -> tuple[list[Extent], int]:
+    """Box per 8-connected component of (H, W, bool), and the number of specks left out.
+
+    Parameters
+    ----------
+    objects : array (H, W), bool
+    smallest : int
+        Components of fewer pixels are specks.
+    """
+    labels, count = ndimage.label(objects, structure=np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    slices = ndimage.find_objects(labels)
+    kept = [_extent(s) for s, size in zip(slices, sizes, strict=True) if size >= smallest]
+    return kept, count - len(kept)
+
+
+def _extent(slices: tuple[slice, slice]) -> Extent:
+    rows, columns = slices
+    width, height = columns.stop - columns.start, rows.stop - rows.start
+    return float(columns.start), float(rows.start), float(width), float(height)
+
+
+def segmentation_extent(segmentation: object) -> Extent | None:
+    """Box of a COCO segmentation: polygons, or a run-length mask, plain or compressed.
+
+    Returns None when there is nothing to measure or the value is not a COCO segmentation.
+    """
+    if isinstance(segmentation, list):
+        return _polygon_extent(segmentation)
+    if not isinstance(segmentation, dict) or not _is_run_lengths(segmentation):
+        return None
+    height, width = segmentation["size"]
+    if isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, height, width)
+    x, y, w, h = (float(v) for v in coco_mask.toBbox(segmentation))
+    inside = x >= 0 and y >= 0 and x + w <= width and y + h <= height
+    return (x, y, w, h) if inside and w > 0 and h > 0 else None
+
+
+def _is_run_lengths(value: dict[str, object]) -> bool:
+    """Whether this is a run-length mask; the C code behind pycocotools does not check."""
+    size, counts = value.get("size"), value.get("counts")
+    if not isinstance(size, list) or len(size) != 2:
+        return False
+    if not all(isinstance(v, int) and 0 < v < 2**15 for v in size):
+        return False
+    if isinstance(counts, list):
+        whole = all(isinstance(v, int) and v >= 0 for v in counts)
+        return whole and sum(counts) == size[0] * size[1]
+    return isinstance(counts, str)
+
+
+def _polygon_extent(polygons: list[object]) -> Extent | None:
+    """Box of the corners of a list of ``[x1, y1, x2, y2, ...]``."""
+    try:
+        points = [np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in polygons]
+    except (TypeError, ValueError):
+        return None
+    corners = np.concatenate([np.zeros((0, 2)), *points])
+    if len(corners) < 2 or not np.isfinite(corners).all():
+        return None
+    (x0, y0), (x1, y1) = corners.min(0), corners.max(0)
+    if x1 <= x0 or y1 <= y0:
+        return None
+    return float(x0), float(y0), float(x1 - x0), float(y1 - y0)

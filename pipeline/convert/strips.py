@@ -1,0 +1,70 @@
+"""A rectangle of an uncompressed TIFF, without reading the rest of the file.
+
+TIFF 6.0, section 8 (strips) and section 15 (tiles): an uncompressed part is its rows of pixels,
+one after the other, so a rectangle lies at known places of the file.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+Rectangle = tuple[int, int, int, int]  # x, y, width, height in pixels
+# Pixel type and samples by Pillow's name of the stored layout.
+_STORED = {"L": ("u1", 1), "RGB": ("u1", 3), "I;16": ("<u2", 1), "I;16B": (">u2", 1)}
+
+
+def read_stored(path: Path, crop: Rectangle) -> np.ndarray | None:
+    """Pixels (height, width) or (height, width, 3) of `crop`, uint8 or uint16.
+
+    Returns None when the file is no uncompressed grey or RGB TIFF, is shorter than it says, or
+    does not cover the rectangle: the full reader will then read it or say what is wrong.
+    """
+    try:
+        with Image.open(path) as image:
+            kind, mode, parts = image.format, image.mode, list(getattr(image, "tile", ()))
+        if kind != "TIFF" or any(not _is_plain(p, mode) for p in parts):
+            return None
+        stored = np.memmap(path, np.uint8, mode="r")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return _assemble(stored, parts, crop)
+
+
+def _is_plain(part: tuple, mode: str) -> bool:
+    """Whether a part is stored as pixels of `mode`, top row first."""
+    return part[0] == "raw" and part[3][0] == mode in _STORED and part[3][2] == 1
+
+
+def _assemble(stored: np.ndarray, parts: list, crop: Rectangle) -> np.ndarray | None:
+    """Copy what the parts hold of the rectangle; None if some of it is in none."""
+    x, y, width, height = crop
+    result, covered = None, 0
+    for _, (left, top, right, bottom), offset, (layout, stride, *_) in parts:
+        x0, x1, y0, y1 = max(x, left), min(x + width, right), max(y, top), min(y + height, bottom)
+        if x0 >= x1 or y0 >= y1:
+            continue
+        part = _part(stored, offset, (bottom - top, right - left), layout, stride)
+        if part is None:
+            return None
+        if result is None:
+            result = np.empty((height, width, *part.shape[2:]), part.dtype.newbyteorder("="))
+        result[y0 - y : y1 - y, x0 - x : x1 - x] = part[y0 - top : y1 - top, x0 - left : x1 - left]
+        covered += (x1 - x0) * (y1 - y0)
+    return result if covered == width * height else None
+
+
+def _part(
+    stored: np.ndarray, offset: int, shape: tuple[int, int], layout: str, stride: int
+) -> np.ndarray | None:
+    """One strip or tile as a view (rows, columns[, 3]) of the file's bytes (n,)."""
+    kind, samples = _STORED[layout]
+    rows, columns = shape
+    used = columns * samples * np.dtype(kind).itemsize
+    # Tiles at the right border are stored wider than what they show of the image.
+    stride = stride or used
+    last = offset + (rows - 1) * stride + used
+    if stride < used or last > len(stored):
+        return None
+    lines = np.lib.stride_tricks.as_strided(stored[offset:], (rows, used), (stride, 1))
+    return lines.view(kind) if samples == 1 else lines.reshape(rows, columns, samples)

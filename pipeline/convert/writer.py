@@ -1,0 +1,121 @@
+"""One conversion from scan to report, for every dataset the same."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from pipeline.convert.assemble import Assembly
+from pipeline.convert.index import Index
+from pipeline.convert.journal import Journal
+from pipeline.convert.plan import Plan
+from pipeline.convert.pool import cores, run_jobs
+from pipeline.convert.progress import Progress
+from pipeline.convert.records import Source
+from pipeline.convert.report import Settings
+from pipeline.convert.resume import Fingerprint, Todo
+from pipeline.convert.split import Fractions
+from pipeline.convert.worker import Spent, Worker
+from pipeline.convert.workspace import Workspace, open_workspace
+from pipeline.errors import DescryError
+
+log = logging.getLogger(__name__)
+
+
+def convert(
+    source: Source,
+    out: Path,
+    *,
+    seed: int,
+    val_fraction: float,
+    test_fraction: float,
+    workers: int = 0,
+    png_level: int = 1,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Convert one dataset to COCO files, images and a report.
+
+    Writes ``annotations/{train,val,test}.json``, ``images/``, ``report.json`` and
+    ``dropped.csv`` into `out`. Equal input and parameters give equal bytes, whatever the number of
+    workers and however often the run was killed: it grows in ``<out>.partial`` and goes on from
+    there.
+
+    Parameters
+    ----------
+    source : Source
+    out : Path
+        New, empty, or a former conversion, which is replaced when the new one is complete.
+    seed : int
+        Of the drawn splits.
+    val_fraction, test_fraction : float
+        Shares of the groups, where there is no official split.
+    workers : int
+        Processes; 0 for as many as there are cores.
+    png_level : int
+        0 (stored) to 9 (smallest); see `encode.write_png`.
+    progress : bool
+        Show a bar on a terminal, else log a line now and then.
+
+    Returns
+    -------
+    dict
+        The content of ``report.json``.
+
+    Raises
+    ------
+    DescryError
+        When the source or the output folder cannot be used, or no image is left.
+    """
+    return Conversion(
+        source,
+        Settings(seed, Fractions(val_fraction, test_fraction), png_level),
+        workers or cores(),
+        progress,
+    ).run(out)
+
+
+class Conversion:
+    """One run.
+
+    Attributes
+    ----------
+    spent : Spent
+        Seconds of all records of this run together, for the benchmark.
+    """
+
+    def __init__(
+        self, source: Source, settings: Settings, workers: int, progress: bool = True
+    ) -> None:
+        if workers < 1:
+            raise DescryError(f"workers is {workers}; it must be 0 (all cores) or more")
+        if not 0 <= settings.png_level <= 9:
+            raise DescryError(f"png_level is {settings.png_level}; it must be 0 to 9")
+        self.source, self.settings = source, settings
+        self.workers, self.progress = workers, progress
+        self.spent = Spent()
+
+    def run(self, out: Path) -> dict[str, Any]:
+        """Convert into `out`; see `convert`."""
+        with open_workspace(out, self.source.raw) as space:
+            plan = Plan(self.source, space.state / "records.pickle")
+            journal = Journal(space.state / "journal")
+            try:
+                if len(journal):
+                    log.info("%s: going on after %d images", self.source.name, len(journal))
+                index = Index(plan.records, self.settings.seed)
+                self._images(plan, journal, index, space)
+                assembly = Assembly(self.source, space, plan, journal, index, self.settings)
+                report = assembly.finish()
+            finally:
+                journal.close()
+            space.publish()
+        return report
+
+    def _images(self, plan: Plan, journal: Journal, index: Index, space: Workspace) -> None:
+        """Write all images that the journal does not have yet."""
+        labels = frozenset(name for name, _ in self.source.categories())
+        worker = Worker(self.source, space.images, labels, self.settings.png_level)
+        fingerprint = Fingerprint(self.source, self.settings.png_level)
+        with Progress(self.source.name, plan.records, self.progress) as bar:
+            todo = Todo(fingerprint, journal, index, space.images, bar)
+            for number, result in run_jobs(worker, todo.jobs(plan), self.workers):
+                todo.done(number, result, self.spent)

@@ -1,0 +1,252 @@
+"""YOLO folders: one text file per image, a row per object, in fractions of the image's size.
+
+A row is ``class cx cy w h`` or, for outlines, ``class x1 y1 x2 y2 x3 y3 ...``. Class names stand in
+a yaml beside the folders. Formats: the dataset page of Ultralytics and the exports of Roboflow.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pipeline.convert.folders import (
+    SPLIT_NAMES,
+    BadRow,
+    Selection,
+    displayed_size,
+    images_in,
+    original_name,
+    relative,
+)
+from pipeline.convert.records import Box, Ledger, Record
+from pipeline.convert.yolo_names import Names, find_names
+from pipeline.errors import DescryError
+
+# Rounded exports overshoot the border by a hair; anything more is not a fraction of the image.
+OVERSHOOT = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """One pair of image and label folders.
+
+    `split` is the official split that the folder's name says, `key` begins the keys of its images.
+    """
+
+    images: Path
+    labels: Path
+    split: str | None
+    key: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts for the notes of the report."""
+
+    unlabelled: list[str] = field(default_factory=list)
+    empty: int = 0
+    outlines: int = 0
+
+
+def find_folders(base: Path) -> list[Folder]:
+    """Image and label folders below `base`: ``train/images``, ``images/train`` or ``images``.
+
+    The first of these three shapes that is present wins; an empty list means none is.
+    """
+    by_split = [(base / n / "images", base / n / "labels", n) for n in SPLIT_NAMES]
+    by_kind = [(base / "images" / n, base / "labels" / n, n) for n in SPLIT_NAMES]
+    for shape in (by_split, by_kind):
+        found = [Folder(i, t, SPLIT_NAMES[n], n) for i, t, n in shape if i.is_dir()]
+        if found:
+            return found
+    flat = Folder(base / "images", base / "labels", None, "")
+    return [flat] if flat.images.is_dir() and flat.labels.is_dir() else []
+
+
+def open_yolo(raw: Path, starts: list[Path], selection: Selection) -> "YoloLayout":
+    """Open the YOLO folders that begin at each of `starts` as one dataset.
+
+    Raises
+    ------
+    DescryError
+        When there are several that are not meant to be one, or the class names are missing,
+        malformed or different.
+    """
+    folders, declared = [], []
+    for base in starts:
+        here = find_folders(base)
+        images = [folder.images for folder in here]
+        declared.append(find_names(base, raw, images, selection.classes))
+        inner = f"{base.name}/" if len(starts) > 1 else ""
+        folders += [replace(folder, key=f"{inner}{folder.key}".rstrip("/")) for folder in here]
+    for base, names in zip(starts, declared, strict=True):
+        if names.names != declared[0].names:
+            raise DescryError(
+                f"{base}: its classes {names.names} differ from {declared[0].names} of "
+                f"{starts[0]}. Convert them one at a time."
+            )
+    selection.among(list(declared[0].names), declared[0].file or starts[0])
+    return YoloLayout(raw, folders, declared, selection)
+
+
+@dataclass(slots=True)
+class YoloLayout:
+    """One YOLO dataset: its folders and its class names.
+
+    Attributes
+    ----------
+    raw : Path
+        Paths in records and reports are relative to it.
+    folders : list of Folder
+    declared : list of Names
+        Class names by index, the same ones from each place where they were read.
+    selection : Selection
+        Which of them are wanted.
+    """
+
+    raw: Path
+    folders: list[Folder]
+    declared: list[Names]
+    selection: Selection = field(default_factory=Selection)
+    tally: Tally = field(default_factory=Tally)
+
+    def names(self) -> list[str]:
+        """Class names in id order, used or not."""
+        return self.selection.order(list(self.classes))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by index."""
+        return self.declared[0].names
+
+    def records(self, ledger: Ledger) -> Iterator[Record]:
+        """Yield one record per image; see `pipeline.convert.folders.Layout`."""
+        for names in dict.fromkeys(self.declared):
+            names.account(self.raw, ledger)
+        for folder in self.folders:
+            yield from self._folder(folder, ledger)
+        self._notes(ledger)
+
+    def _folder(self, folder: Folder, ledger: Ledger) -> Iterator[Record]:
+        labels = _label_files(folder)
+        for stem, image in images_in(folder.images, self.raw, ledger).items():
+            record = self._record(folder, stem, image, labels.pop(stem, None), ledger)
+            if record is not None:
+                yield record
+        for path in labels.values():
+            self._orphan(path, ledger)
+
+    def _record(
+        self, folder: Folder, stem: str, image: Path, label: Path | None, ledger: Ledger
+    ) -> Record | None:
+        """Record of one image, or None when its label file cannot be used at all."""
+        path, size = relative(self.raw, image), displayed_size(image)
+        boxes: tuple[Box, ...] | None = ()
+        if label is None:
+            self.tally.unlabelled.append(path)
+        else:
+            boxes = self._boxes(label, size or (1, 1), ledger)
+        if boxes is None:  # without its annotation the image would pass for a negative
+            ledger.drop("image", path, "label file unusable", relative(self.raw, label or image))
+            return None
+        key = f"{folder.key}/{stem}" if folder.key else stem
+        return Record(key, path, boxes, original_name(stem) or "", folder.split, size)
+
+    def _boxes(self, label: Path, size: tuple[int, int], ledger: Ledger) -> tuple[Box, ...] | None:
+        """Boxes of one label file in pixels; None when all of its rows were malformed."""
+        file, boxes, malformed = relative(self.raw, label), [], 0
+        rows = _read_rows(label, file, ledger)
+        if rows is None:
+            return None
+        self.tally.empty += not rows
+        for number, text in rows:
+            where = f"{file}:{number}"
+            try:
+                boxes.append(self._box(text, size, where))
+            except BadRow as bad:
+                malformed += bad.reason != "class not selected"
+                ledger.drop("row", where, bad.reason, bad.detail)
+        return None if rows and malformed == len(rows) else tuple(boxes)
+
+    def _box(self, text: str, size: tuple[int, int], where: str) -> Box:
+        index, (x0, y0, x1, y1), outline = parse_row(text)
+        if index >= len(self.classes):
+            raise BadRow("class id out of range", f"{index} of {len(self.classes)} classes")
+        label = self.selection.check(self.classes[index])
+        self.tally.outlines += outline
+        width, height = size
+        # A millionth of a pixel is below what any label file states and above rounding noise.
+        x, y = round(x0 * width, 6), round(y0 * height, 6)
+        return Box(x, y, round((x1 - x0) * width, 6), round((y1 - y0) * height, 6), label, where)
+
+    def _orphan(self, label: Path, ledger: Ledger) -> None:
+        """Account for a label file that belongs to no image."""
+        file = relative(self.raw, label)
+        rows = _read_rows(label, file, ledger)
+        for number, text in rows or ():
+            ledger.drop("row", f"{file}:{number}", "annotation without image", text)
+        if rows == []:
+            ledger.drop("file", file, "annotation without image", "empty label file")
+
+    def _notes(self, ledger: Ledger) -> None:
+        tally = self.tally
+        if tally.unlabelled:
+            shown = ", ".join(tally.unlabelled[:3])
+            ledger.note(
+                f"{len(tally.unlabelled)} image(s) have no label file and are kept as images "
+                f"without objects (the YOLO convention; they may be unlabelled): {shown}"
+                + (", ..." if len(tally.unlabelled) > 3 else "")
+            )
+        if tally.empty:
+            ledger.note(f"{tally.empty} label file(s) are empty: images without objects.")
+        if tally.outlines:
+            ledger.note(f"{tally.outlines} row(s) are outlines: their extent is the box.")
+
+
+def parse_row(text: str) -> tuple[int, tuple[float, float, float, float], bool]:
+    """Class index, box (x0, y0, x1, y1 in fractions) and whether the row was an outline.
+
+    Raises
+    ------
+    BadRow
+        When the row is not one of the two shapes or its values are not fractions.
+    """
+    try:
+        index, *values = (float(token) for token in text.split())
+    except ValueError as error:
+        raise BadRow("malformed row", repr(text)) from error
+    outline = len(values) >= 6 and len(values) % 2 == 0
+    if not (outline or len(values) == 4) or index < 0 or not index.is_integer():
+        raise BadRow("malformed row", repr(text))
+    if not all(-OVERSHOOT <= v <= 1 + OVERSHOOT for v in values):
+        reason = "coordinate outside 0..1" if all(map(math.isfinite, values)) else "malformed row"
+        raise BadRow(reason, repr(text))
+    if outline:
+        xs, ys = values[0::2], values[1::2]
+        return int(index), (min(xs), min(ys), max(xs), max(ys)), True
+    cx, cy, w, h = values
+    return int(index), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), False
+
+
+def _label_files(folder: Folder) -> dict[str, Path]:
+    """Label files by stem, sorted; a folder without any would make every image a negative."""
+    found = sorted(folder.labels.glob("*.txt")) if folder.labels.is_dir() else []
+    labels = {p.stem: p for p in found if p.name != "classes.txt" and not p.name.startswith(".")}
+    if not labels and any(folder.images.iterdir()):
+        raise DescryError(
+            f"{folder.labels}: no label files (*.txt) for the images in {folder.images}. "
+            "Put the YOLO labels there, or move images without annotation out of the raw folder."
+        )
+    return labels
+
+
+def _read_rows(path: Path, file: str, ledger: Ledger) -> list[tuple[int, str]] | None:
+    """(line number, text) of the rows that are not blank; None when the file is not text."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        ledger.drop("file", file, "label file is not text", str(error))
+        return None
+    rows = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    ledger.read(file, len(rows))
+    return rows

@@ -1,0 +1,132 @@
+"""Class names of a YOLO dataset, and the image folders that its yaml claims."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.convert.folders import SPLIT_NAMES, relative
+from pipeline.convert.records import Ledger
+from pipeline.errors import DescryError
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Class names by index.
+
+    Attributes
+    ----------
+    names : tuple of str
+    file : Path or None
+        The yaml or classes.txt that they were read from; None: given by the caller.
+    notes : tuple of str
+        What the reader of the report should know about that file.
+    """
+
+    names: tuple[str, ...]
+    file: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def account(self, raw: Path, ledger: Ledger) -> None:
+        """Claim the file and hand its notes over."""
+        if self.file is not None and self.file.is_relative_to(raw):
+            ledger.claim(relative(raw, self.file))
+        for text in self.notes:
+            ledger.note(text)
+
+
+def find_names(base: Path, raw: Path, images: list[Path], given: tuple[str, ...]) -> Names:
+    """Class names from a yaml or classes.txt in `base` or `raw`, else those `given`.
+
+    Parameters
+    ----------
+    base, raw : Path
+        Where the layout begins, and the raw folder around it.
+    images : list of Path
+        The image folders that are used, to compare the yaml's paths with.
+    given : tuple of str
+        Names in index order for a dataset without such a file.
+
+    Raises
+    ------
+    DescryError
+        When there are none, or the file does not hold usable ones.
+    """
+    for folder in dict.fromkeys((base, raw)):
+        file = _yaml_in(folder)
+        if file is not None:
+            return _from_yaml(file, images)
+        for listing in (folder / "classes.txt", folder / "labels" / "classes.txt"):
+            if listing.is_file():
+                return Names(_checked(listing.read_text("utf-8-sig").split("\n"), listing), listing)
+    if given:
+        return Names(given)
+    raise DescryError(
+        f"{base}: no yaml with class names (key `names`) stands beside the YOLO folders. Put the "
+        'dataset\'s data.yaml there, or set `classes`, in index order (e.g. ["negative", '
+        '"positive"]).'
+    )
+
+
+def _yaml_in(folder: Path) -> Path | None:
+    """The dataset's yaml: data.yaml, or the only one there is."""
+    found = sorted(p for pattern in ("*.yaml", "*.yml") for p in folder.glob(pattern))
+    preferred = [p for p in found if p.stem == "data"]
+    if len(preferred or found) > 1:
+        shown = ", ".join(p.name for p in found)
+        raise DescryError(f"{folder}: several yaml files ({shown}). Keep one, named data.yaml.")
+    return next(iter(preferred or found), None)
+
+
+def _from_yaml(file: Path, images: list[Path]) -> Names:
+    try:
+        content = yaml.safe_load(file.read_text("utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DescryError(f"{file}: not a readable yaml file ({error}). Repair it.") from error
+    if not isinstance(content, dict) or "names" not in content:
+        raise DescryError(f"{file}: key `names` is missing. Add the class names in index order.")
+    names = _checked(_as_list(content["names"], file), file)
+    count = content.get("nc", len(names))
+    if count != len(names):
+        raise DescryError(f"{file}: nc is {count!r} but `names` has {len(names)}. Make them agree.")
+    return Names(names, file, _path_notes(content, file, images))
+
+
+def _as_list(value: Any, file: Path) -> list[Any]:
+    """Names as a list; the mapping {0: a, 1: b} must count from 0 without gaps."""
+    if isinstance(value, dict):
+        if sorted(value, key=str) != sorted(range(len(value)), key=str):
+            raise DescryError(
+                f"{file}: `names` has the keys {list(value)}; they must be 0 to {len(value) - 1}."
+            )
+        return [value[index] for index in range(len(value))]
+    if isinstance(value, list) and value:
+        return value
+    raise DescryError(f"{file}: `names` is {value!r}; it must be a list or a mapping from 0.")
+
+
+def _checked(values: list[Any], file: Path) -> tuple[str, ...]:
+    if any(isinstance(v, bool) or not isinstance(v, (str, int, float)) for v in values):
+        raise DescryError(f"{file}: `names` {values!r} are not all text. Put them in quotes.")
+    names = tuple(name for name in (str(v).strip() for v in values) if name)
+    if not names or len(set(names)) != len(names):
+        raise DescryError(f"{file}: class names {names} must be present and different.")
+    return names
+
+
+def _path_notes(content: dict[str, Any], file: Path, images: list[Path]) -> tuple[str, ...]:
+    """A note when the yaml's own paths do not lead to `images`, the folders that are used.
+
+    Roboflow writes paths relative to where its notebook ran (``../test/images``).
+    """
+    root = file.parent / str(content.get("path") or ".")
+    used = {p.resolve() for folder in images for p in (folder, folder.parent)}
+    claimed = {key: content[key] for key in SPLIT_NAMES if isinstance(content.get(key), str)}
+    wrong = [f"{k}: {v}" for k, v in claimed.items() if (root / v).resolve() not in used]
+    if not wrong:
+        return ()
+    return (
+        f"{file.name}: paths that do not lead to the image folders of this copy are ignored "
+        f"({'; '.join(wrong)}); the folders found beside the file are used.",
+    )

@@ -1,0 +1,68 @@
+"""Size and precision of a compressed frame, read from the codestream itself.
+
+The decoders allocate what the codestream asks for, not what the DICOM header says, so a few
+bytes can ask for many gigabytes. This is checked before any decoder sees the frame.
+"""
+
+import struct
+from dataclasses import dataclass
+
+# Start-of-frame markers of JPEG (T.81 table B.1) and JPEG-LS (T.87 C.1): the frame's dimensions.
+_FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+_SOC_SIZ = b"\xff\x4f\xff\x51"
+_JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
+_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # no length follows
+
+
+@dataclass(frozen=True, slots=True)
+class Codestream:
+    """What a compressed frame says of itself: samples in pixels, precision in bits."""
+
+    rows: int
+    columns: int
+    components: int
+    precision: int
+
+
+def inspect(frame: bytes) -> Codestream | None:
+    """Read the frame header of a JPEG, JPEG-LS, JPEG 2000 or HTJ2K codestream.
+
+    Returns
+    -------
+    Codestream or None
+        None where there is no such header (damaged or another coding).
+    """
+    try:
+        if frame[:12] == _JP2_SIGNATURE:  # not allowed in DICOM (PS3.5 A.4.4), but it occurs
+            frame = frame[frame.index(_SOC_SIZ) :]
+        if frame[:4] == _SOC_SIZ:
+            return _jpeg2000(frame)
+        return _jpeg(frame) if frame[:2] == b"\xff\xd8" else None
+    except (struct.error, IndexError, ValueError):
+        return None
+
+
+def _jpeg2000(frame: bytes) -> Codestream | None:
+    """The SIZ segment right after SOC (T.800 A.5.1)."""
+    width, height, left, top = struct.unpack(">4I", frame[8:24])
+    components, depth = struct.unpack(">HB", frame[40:43])
+    return Codestream(height - top, width - left, components, (depth & 0x7F) + 1)
+
+
+def _jpeg(frame: bytes) -> Codestream | None:
+    """The first start-of-frame segment (T.81 B.2.2)."""
+    place = 2
+    while place < len(frame) - 9:
+        if frame[place] != 0xFF:
+            return None
+        marker = frame[place + 1]
+        if marker == 0xFF or marker in _STANDALONE:
+            place += 1 if marker == 0xFF else 2
+            continue
+        if marker in _FRAME_MARKERS:
+            precision, rows, columns, components = struct.unpack(
+                ">BHHB", frame[place + 4 : place + 10]
+            )
+            return Codestream(rows, columns, components, precision)
+        place += 2 + struct.unpack(">H", frame[place + 2 : place + 4])[0]
+    return None

@@ -1,0 +1,298 @@
+"""Grey-scale transformations of DICOM (PS3.3 C.11): modality, values of interest, presentation.
+
+Each step acts on one value at a time, so the whole chain is computed once per value that can be
+stored (256 or 65,536 of them) and the picture is a single table look-up.
+
+Inversion: MONOCHROME1 says that the lowest value is white after the VOI step (C.7.6.3.1.2);
+Presentation LUT Shape INVERSE says the same of the output (C.11.6.1.2), and the DX image module
+demands both together (C.8.11.3.1.2). They are two ways to state one fact: either one inverts,
+both together invert once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from pipeline.data.intensity import Intensity, quantise, scale, tail_limits
+from pipeline.dicom.header import DicomError, Header
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A modality or VOI look-up table (PS3.3 C.11.1.1 and C.11.2.1.1).
+
+    Attributes
+    ----------
+    entries : array of float64 (n,)
+    first : int
+        The input value that maps to ``entries[0]``; lower inputs map there too, inputs beyond
+        the end map to the last entry.
+    bits : int
+        Depth of the output: it spans 0 .. 2**bits - 1.
+    """
+
+    entries: Floats
+    first: int
+    bits: int
+
+    def __call__(self, values: Floats) -> Floats:
+        """Look up `values` of any shape."""
+        place = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
+        return self.entries[place.astype(np.intp)]
+
+
+@dataclass(frozen=True, slots=True)
+class GreyScale:
+    """What one frame's header says about turning stored values into grey.
+
+    Attributes
+    ----------
+    slope, intercept : float
+        Rescale (1 and 0 where absent).
+    modality : Lookup or None
+        Modality LUT; replaces the rescale.
+    voi : Lookup or None
+        First VOI LUT.
+    window : (centre, width, function) or None
+        First valid window.
+    inverted : bool
+        MONOCHROME1 or Presentation LUT Shape INVERSE.
+    padding : (low, high) or None
+        Stored values that stand for "no pixel", inclusive.
+    notes : tuple of str
+        Constant phrases on choices taken.
+    """
+
+    slope: float
+    intercept: float
+    modality: Lookup | None
+    voi: Lookup | None
+    window: tuple[float, float, str] | None
+    inverted: bool
+    padding: tuple[int, int] | None
+    notes: tuple[str, ...]
+
+
+def grey_scale(header: Header, index: int, intensity: Intensity) -> GreyScale:
+    """Collect the grey-scale transformations of frame `index` (from 0).
+
+    Functional groups of the frame come before shared ones, and these before the top level.
+
+    Raises
+    ------
+    DicomError
+        "cannot decode" where a table or number is malformed.
+    """
+    dataset = header.dataset
+    try:
+        transform = functional_group(dataset, index, "PixelValueTransformationSequence")
+        slope, intercept = _rescale(transform if transform is not None else dataset)
+        modality = _lookup(dataset, "ModalityLUTSequence")
+        voi, window, notes = _voi(dataset, index, intensity)
+        inverted, presentation_notes = _inversion(dataset)
+        padding = _padding(dataset)
+    except DicomError:
+        raise
+    except Exception as error:  # malformed values surface as many types from lazy conversion
+        detail = f"a grey-scale element is malformed ({type(error).__name__})"
+        raise DicomError("cannot decode", detail) from error
+    if modality is not None:
+        slope, intercept, notes = 1.0, 0.0, ("modality LUT applied", *notes)
+    notes += presentation_notes
+    return GreyScale(slope, intercept, modality, voi, window, inverted, padding, notes)
+
+
+def functional_group(dataset: Dataset, index: int, keyword: str) -> Dataset | None:
+    """First item of the functional group macro `keyword` for a frame (PS3.3 C.7.6.16)."""
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    for groups in (per_frame[index : index + 1], shared[:1]):
+        for group in groups:
+            items = group.get(keyword)
+            if items:
+                return items[0]
+    return None
+
+
+def apply(
+    grey: GreyScale,
+    stored: np.ndarray,
+    counts: NDArray[np.int64],
+    bits_stored: int,
+    signed: bool,
+    intensity: Intensity,
+) -> NDArray[np.uint8]:
+    """Map stored values to display values.
+
+    Parameters
+    ----------
+    grey : GreyScale
+    stored : array (n,)
+        Every value that may occur, in any order.
+    counts : array of int64 (n,)
+        How often each occurs in the frame; used for percentiles only.
+    bits_stored : int
+        Where it is 8 or less (or a modality LUT of that depth applies) and no VOI applies, the
+        full range of the type is displayed, else the percentiles of `intensity`.
+
+    Returns
+    -------
+    array of uint8 (n,)
+        One entry per value of `stored`, inverted where the header says so, 0 for padding.
+    """
+    padded = np.zeros(stored.shape, dtype=bool)
+    if grey.padding is not None:
+        padded = (stored >= grey.padding[0]) & (stored <= grey.padding[1])
+    values = _modality(grey, stored)
+    if grey.voi is not None:
+        unit = scale(grey.voi(values), 0.0, 2.0**grey.voi.bits - 1)
+    elif grey.window is not None:
+        unit = windowed(values, *grey.window)
+    else:
+        depth = grey.modality.bits if grey.modality else bits_stored
+        if depth <= 8:
+            unit = scale(values, *_full_range(grey, depth, signed))
+        else:
+            unit = scale(values, *tail_limits(values, np.where(padded, 0, counts), intensity))
+    if grey.inverted:
+        unit = 1.0 - unit
+    unit[padded] = 0.0
+    return quantise(unit)
+
+
+def windowed(values: Floats, centre: float, width: float, function: str) -> Floats:
+    """Apply a window; the output spans [0, 1] (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    if function == "SIGMOID":
+        exponent = np.clip(-4.0 * (values - centre) / width, -700.0, 700.0)
+        return 1.0 / (1.0 + np.exp(exponent))
+    if function == "LINEAR":
+        centre, width = centre - 0.5, width - 1.0
+    if width == 0:
+        return (values > centre).astype(np.float64)
+    return np.clip((values - centre) / width + 0.5, 0.0, 1.0)
+
+
+def _modality(grey: GreyScale, stored: np.ndarray) -> Floats:
+    values = stored.astype(np.float64)
+    if grey.modality is not None:
+        return grey.modality(values)
+    return values * grey.slope + grey.intercept
+
+
+def _full_range(grey: GreyScale, depth: int, signed: bool) -> tuple[float, float]:
+    """Lowest and highest modality value that the stored type can hold."""
+    if grey.modality is not None:
+        return 0.0, 2.0**depth - 1
+    low = -(2.0 ** (depth - 1)) if signed else 0.0
+    ends = [grey.slope * v + grey.intercept for v in (low, low + 2.0**depth - 1)]
+    return min(ends), max(ends)
+
+
+def _rescale(source: Dataset) -> tuple[float, float]:
+    slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
+    slope = 1.0 if slope in (None, "") else float(slope)
+    intercept = 0.0 if intercept in (None, "") else float(intercept)
+    if slope == 0 or not np.isfinite([slope, intercept]).all():
+        raise DicomError("cannot decode", "Rescale Slope is 0 or rescale is not finite")
+    return slope, intercept
+
+
+def _voi(
+    dataset: Dataset, index: int, intensity: Intensity
+) -> tuple[Lookup | None, tuple[float, float, str] | None, tuple[str, ...]]:
+    """VOI LUT, window and notes; a VOI LUT goes before a window where a file has both."""
+    if intensity.window == "none":
+        return None, None, ()
+    item = functional_group(dataset, index, "FrameVOILUTSequence")
+    source = item if item is not None else dataset
+    voi = _lookup(source, "VOILUTSequence")
+    if voi is not None:
+        many = len(source["VOILUTSequence"].value) > 1
+        return voi, None, ("first of several VOI LUTs",) if many else ("VOI LUT applied",)
+    centres, widths = _floats(source.get("WindowCenter")), _floats(source.get("WindowWidth"))
+    if not centres or not widths:
+        return None, None, ()
+    function = str(source.get("VOILUTFunction") or "LINEAR").upper()
+    if not _valid(centres[0], widths[0], function):
+        return None, None, ("invalid window ignored",)
+    notes = ("first of several windows",) if len(centres) > 1 else ("window applied",)
+    return None, (centres[0], widths[0], function), notes
+
+
+def _valid(centre: float, width: float, function: str) -> bool:
+    """PS3.3 C.11.2.1.2.1: LINEAR needs a width of 1 or more, the others more than 0."""
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        return False
+    return bool(np.isfinite([centre, width]).all()) and (
+        width >= 1 if function == "LINEAR" else width > 0
+    )
+
+
+def _floats(value: Any) -> list[float]:
+    if value is None or value == "":
+        return []
+    many = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return [float(v) for v in many]
+
+
+def _inversion(dataset: Dataset) -> tuple[bool, tuple[str, ...]]:
+    inverse = str(dataset.get("PresentationLUTShape") or "").strip().upper() == "INVERSE"
+    monochrome1 = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    if monochrome1:
+        return True, ("inverted (MONOCHROME1)",)
+    return inverse, ("inverted (Presentation LUT Shape INVERSE)",) if inverse else ()
+
+
+def _padding(dataset: Dataset) -> tuple[int, int] | None:
+    """Pixel Padding Value, with Range Limit where present, as a range (PS3.3 C.7.5.1.1.2)."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None or value == "":
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    ends = [_signed(dataset, int(v)) for v in (value, value if limit in (None, "") else limit)]
+    return min(ends), max(ends)
+
+
+def _signed(dataset: Dataset, value: int) -> int:
+    """Undo a negative value that was written with an unsigned VR, or the reverse."""
+    signed, bits = dataset.get("PixelRepresentation") == 1, int(dataset.get("BitsAllocated"))
+    if signed and value >= 1 << (bits - 1):
+        return value - (1 << bits)
+    return value + (1 << bits) if value < 0 and not signed else value
+
+
+def _lookup(source: Dataset, keyword: str) -> Lookup | None:
+    """First item of a LUT sequence, or None where there is none."""
+    items = source.get(keyword)
+    if not items:
+        return None
+    item = items[0]
+    count, first, bits = (int(v) for v in item.LUTDescriptor)
+    entries = lut_entries(item["LUTData"].value, count or 65536, item)
+    if not 1 <= bits <= 16:
+        bits = 16
+    if first > 32767 and keyword == "ModalityLUTSequence":
+        first = _signed_16(source, first)
+    return Lookup(entries, first, max(bits, int(entries.max()).bit_length()))
+
+
+def _signed_16(source: Dataset, value: int) -> int:
+    return value - 65536 if source.get("PixelRepresentation") == 1 else value
+
+
+def lut_entries(data: Any, count: int, item: Dataset) -> Floats:
+    """LUT Data as numbers, whether stored as US, or as bytes of 8 or 16 bits (VR OW)."""
+    if isinstance(data, bytes):
+        little = item.original_encoding[1] is not False
+        wide = len(data) >= 2 * count
+        data = np.frombuffer(data, dtype="u1" if not wide else ("<u2" if little else ">u2"))
+    entries = np.asarray(data, dtype=np.float64).ravel()[:count]
+    if len(entries) == 0:
+        raise DicomError("cannot decode", "a look-up table is empty")
+    return entries
