@@ -132,8 +132,8 @@ def test_operating_point_is_the_best_f1(tmp_path):
         info={},
         licenses=[],
         categories=[("a", ""), ("b", "")],
-        images=coco["images"],
-        annotations=coco["annotations"],
+        images=[{k: v for k, v in i.items() if k != "id"} for i in coco["images"]],
+        annotations=[{k: v for k, v in a.items() if k != "id"} for a in coco["annotations"]],
     )
     results = [
         found(1, 1, [10, 10, 40, 40], 0.9),

@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from pipeline.models.backbone import Backbone
@@ -59,15 +60,13 @@ class Detector(RetinaNet):
         super().__init__(
             Pyramid(backbone, fpn_channels),
             num_classes,
-            image_mean=list(MEAN),
-            image_std=list(STD),
             anchor_generator=anchors,
             head=head,
             score_thresh=score_threshold,
             nms_thresh=nms_threshold,
             detections_per_img=max_detections,
-            _skip_resize=True,
         )
+        self.transform = _Normalisation(32, 32, list(MEAN), list(STD))
 
     def compute_loss(
         self,
@@ -109,6 +108,19 @@ class Detector(RetinaNet):
                 (len(anchors),), self.proposal_matcher.BELOW_LOW_THRESHOLD, device=anchors.device
             )
         return self.proposal_matcher(box_iou(boxes.float(), anchors.float()))
+
+
+class _Normalisation(GeneralizedRCNNTransform):
+    """Subtract the mean and divide by the deviation; sizes are the data path's business.
+
+    torchvision's own switch against resizing holds in training only.
+    """
+
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Leave image and target as they are."""
+        return image, target
 
 
 def _mean_over_processes(count: Tensor) -> Tensor:
