@@ -95,6 +95,47 @@ def report(
     typer.echo(stages.report(load_params(params, changes or ()), runs))
 
 
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(help="Folder of DICOM or images, or one file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")],
+    checkpoint: Annotated[Path, typer.Option(help="model.pt of a training run.")],
+    threshold: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Lowest score; default: the checkpoint's operating point."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Pictures per call of the model.")] = 4,
+    workers: Annotated[int, typer.Option(help="Decoding processes.")] = 1,
+    timeout: Annotated[float, typer.Option(help="Seconds a decoder may take.")] = 60.0,
+    overlays: Annotated[str, typer.Option(help="found, all or none")] = "found",
+    modality: Annotated[Optional[list[str]], typer.Option(help="Only these.")] = None,  # noqa: UP045
+    body_part: Annotated[Optional[list[str]], typer.Option(help="Only these.")] = None,  # noqa: UP045
+    view: Annotated[Optional[list[str]], typer.Option(help="Only these.")] = None,  # noqa: UP045
+    series_description: Annotated[str, typer.Option(help="Must contain this.")] = "",
+    num_shards: Annotated[int, typer.Option(help="Machines that share the folder.")] = 1,
+    shard: Annotated[int, typer.Option(help="Which of them this is, from 0.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be read.")
+    ] = False,
+) -> None:
+    """Detect in a folder of DICOM or ordinary images. Research use only."""
+    from pipeline.predict.options import Options
+    from pipeline.predict.select import Filters
+
+    filters = Filters(
+        tuple(modality or ()), tuple(body_part or ()), tuple(view or ()), series_description
+    )
+    options = Options(batch_size, workers, timeout, threshold, overlays, filters, shard, num_shards)
+    if dry_run:
+        for line in stages.survey(source, out, checkpoint, options):
+            typer.echo(line)
+        return
+    counts, code = stages.predict(source, out, checkpoint, options, device)
+    typer.echo(", ".join(f"{name} {value}" for name, value in counts.items()))
+    raise typer.Exit(code)
+
+
 def _dataset(name: str) -> DatasetName:
     """Accept `brain-tumor` for `brain_tumor`, refuse what is unknown."""
     known = Params().datasets

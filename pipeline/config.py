@@ -64,7 +64,8 @@ class BrainTumorParams:
 
     layout: Literal["auto", "cheng", "yolo"] = "auto"
     plane: Literal["all", "axial", "coronal", "sagittal"] = "all"
-    fold: Annotated[int, Field(ge=1, le=5)] = 1
+    fold: Annotated[int, Field(ge=0, le=5)] = 1
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -142,10 +143,10 @@ class Evaluate:
 
 @dataclass(frozen=True, config=_FROZEN)
 class Predict:
-    """The pipeline's own inference stage, on DICOM of one dataset's sample."""
+    """The pipeline's own inference stage: whose model, on which folder."""
 
     dataset: DatasetName = "rsna"
-    batch_size: Annotated[int, Field(ge=1)] = 4
+    source: str = "datasets/rsna/sample/stage_2_train_images"
 
 
 @dataclass(frozen=True, config=_FROZEN)

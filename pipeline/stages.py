@@ -4,6 +4,7 @@ This is the only place besides `pipeline.config` that knows params.yaml. Heavy i
 the functions, so that a mistake in the parameters shows before anything is loaded.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,12 @@ from pipeline.errors import DescryError
 
 if TYPE_CHECKING:
     from pipeline.models.build import DetectorSpec
+    from pipeline.predict.options import Options
 
 DATASETS = Path("datasets")
 RUNS = Path("runs")
+# DICOM modalities that look like a dataset's images (PS3.3 C.7.3.1.1.1); none: not radiology
+MODALITIES = {"nih": ("CR", "DX"), "rsna": ("CR", "DX"), "brain_tumor": ("MR",)}
 
 
 def convert(params: Params, name: DatasetName, raw: Path | None, out: Path | None) -> str:
@@ -49,10 +53,11 @@ def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None
     from pipeline.train.run import train as run
 
     recipe, chosen = params.scale, params.train
-    device = pick_device(params)
+    device = pick_device(params.machine.device)
     settings = Settings(
         dataset=name,
         image_size=recipe.image_size,
+        modality=MODALITIES.get(name, ()),
         intensity=Intensity(**asdict(params.intensity)),
         epochs=getattr(recipe.epochs, name),
         batch_size=recipe.batch_size,
@@ -106,26 +111,50 @@ def evaluate(
     from pipeline.evaluate.run import evaluate as run
     from pipeline.models.saved import SavedModel
 
-    device = pick_device(params)
+    device = pick_device(params.machine.device)
     checkpoint = checkpoint or RUNS / name / "train/model.pt"
     return run(
         SavedModel.load(checkpoint, device),
         coco or DATASETS / name / "coco",
         out or RUNS / name / "evaluate",
+        RUNS / "metrics" if out is None else out,
         pictures=params.evaluate.pictures,
         batch_size=params.scale.batch_size,
         workers=loader_workers(params, device),
     )
 
 
+def predict(
+    source: Path, out: Path, checkpoint: Path, options: "Options", device: str
+) -> tuple[dict[str, int], int]:
+    """Run a model on a folder; return the counts of files and the exit code."""
+    from pipeline.models.saved import SavedModel
+    from pipeline.predict.run import predict_folder
+
+    chosen = pick_device(device)
+    summary = predict_folder(
+        source, out, SavedModel.load(checkpoint, chosen), options=options, device=chosen
+    )
+    return summary.counts, summary.exit_code
+
+
+def survey(source: Path, out: Path, checkpoint: Path, options: "Options") -> Iterator[str]:
+    """Say of each file whether `predict` would read it."""
+    from pipeline.models.saved import SavedModel
+    from pipeline.predict.run import survey as run
+
+    for result in run(source, out, SavedModel.load(checkpoint), options):
+        yield f"{result.ended.status}\t{result.path}\t{result.ended.message}".rstrip()
+
+
 def report(params: Params, runs: Path) -> str:
     """Write the table of all evaluated datasets; return it as text."""
     from pipeline.report.table import write_table
 
-    return write_table(runs, params.datasets, runs / "report")
+    return write_table(runs / "metrics", params.datasets, runs / "report")
 
 
-def pick_device(params: Params) -> str:
+def pick_device(wanted: str) -> str:
     """The device in words that torch understands.
 
     Raises
@@ -135,11 +164,13 @@ def pick_device(params: Params) -> str:
     """
     import torch
 
-    if params.machine.device == "auto":
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise DescryError(f"device {wanted!r}: must be one of auto, cpu, cuda")
+    if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if params.machine.device == "cuda" and not torch.cuda.is_available():
-        raise DescryError("machine.device = cuda, but torch sees no GPU: use auto or cpu")
-    return params.machine.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise DescryError("device cuda: torch sees no GPU here; use auto or cpu")
+    return wanted
 
 
 def loader_workers(params: Params, device: str) -> int:

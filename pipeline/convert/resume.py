@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,7 @@ class Fingerprint:
         """
         status = (self.raw / record.path).stat()
         digest = hashlib.sha256(self._base)
-        stamp = [asdict(record), status.st_size, status.st_mtime_ns]
-        digest.update(json.dumps(stamp, default=str, sort_keys=True).encode())
+        digest.update(repr((record, status.st_size, status.st_mtime_ns)).encode())
         return digest.hexdigest()[:32]
 
 
@@ -121,7 +120,7 @@ class Todo:
             "split": record.split,
             "size": record.size,
             "crop": record.crop,
-            **asdict(outcome),
+            **{part.name: getattr(outcome, part.name) for part in fields(outcome)},
         }
         self.index.put(number, self.journal.add(digest, entry), entry)
         self.bar.advance()

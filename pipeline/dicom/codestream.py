@@ -66,3 +66,16 @@ def _jpeg(frame: bytes) -> Codestream | None:
             return Codestream(rows, columns, components, precision)
         place += 2 + struct.unpack(">H", frame[place + 2 : place + 4])[0]
     return None
+
+
+def rle_segments(frame: bytes) -> int | None:
+    """Count the segments of an RLE frame (PS3.5 G.5); None where its header is damaged.
+
+    The decoder trusts the offsets and does not look at the count.
+    """
+    if len(frame) < 64:
+        return None
+    count, *offsets = struct.unpack("<16I", frame[:64])
+    used, unused = offsets[:count], offsets[count:]
+    sound = 1 <= count <= 15 and used[0] == 64 and used == sorted(set(used)) and not any(unused)
+    return count if sound and used[-1] < len(frame) else None

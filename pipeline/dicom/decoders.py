@@ -14,7 +14,7 @@ from pydicom.pixels import get_decoder
 from pydicom.pixels.decoders.base import Decoder
 
 from pipeline.dicom import extended12
-from pipeline.dicom.codestream import inspect
+from pipeline.dicom.codestream import inspect, rle_segments
 from pipeline.dicom.header import DicomError, quiet
 
 _TWELVE_BIT = "descry-gdcm-12"
@@ -77,8 +77,7 @@ def decode_compressed(frame: bytes, syntax: uid.UID, options: dict[str, Any]) ->
         "cannot decode", naming the transfer syntax.
     """
     decoder = decoder_for(syntax)
-    if syntax != uid.RLELossless:
-        _check(frame, syntax, options)
+    _check(frame, syntax, options)
     extended = syntax == uid.JPEGExtended12Bit
     plugin = "pillow" if extended and options["bits_stored"] == 8 else PLUGINS[syntax]
     options = {**options, "decoding_plugin": plugin}
@@ -97,6 +96,11 @@ def decode_compressed(frame: bytes, syntax: uid.UID, options: dict[str, Any]) ->
 
 def _check(frame: bytes, syntax: uid.UID, options: dict[str, Any]) -> None:
     """Compare the codestream's own size with the header's before anything is allocated."""
+    if syntax == uid.RLELossless:
+        needed = options["samples_per_pixel"] * options["bits_allocated"] // 8
+        if rle_segments(frame) != needed:
+            raise DicomError("cannot decode", f"{_name(syntax)}: the frame header is damaged")
+        return
     found = inspect(frame)
     if found is None:
         raise DicomError("cannot decode", f"{_name(syntax)}: no frame header in the codestream")

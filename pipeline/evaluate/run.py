@@ -21,6 +21,7 @@ def evaluate(
     model: SavedModel,
     coco: Path,
     out: Path,
+    metrics: Path,
     *,
     pictures: int,
     batch_size: int,
@@ -28,9 +29,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate on ``annotations/test.json`` of a converted dataset.
 
-    Writes ``metrics.json`` (under the dataset's name, so that tables of several datasets keep
-    them apart), ``predictions.json`` (COCO results), ``per_class.csv``, ``precision_recall.csv``
-    and ``pictures/``.
+    Writes ``predictions.json`` (COCO results), ``per_class.csv``, ``precision_recall.csv`` and
+    ``pictures/`` into `out`, and ``<dataset>.json`` into `metrics`: the figures under the
+    dataset's name, which keeps several datasets apart in one table.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def evaluate(
     score = CocoScore(truth, results)
     figures = score.summary()
     write_results(out / "predictions.json", results)
-    write_json(out / "metrics.json", {model.trained_on: figures})
+    write_json(metrics / f"{model.trained_on}.json", {model.trained_on: figures})
     _write_rows(out / "per_class.csv", score.per_class())
     _write_rows(out / "precision_recall.csv", score.precision_recall())
     draw_pictures(index, results, model, out / "pictures", pictures)

@@ -11,15 +11,15 @@ from pipeline.errors import DescryError
 COLUMNS = ("images", "objects", "AP", "AP50", "AP75", "AR1", "AR10", "AR100")
 
 
-def collect(runs: Path, datasets: Sequence[str]) -> dict[str, dict[str, Any]]:
+def collect(metrics: Path, datasets: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The metrics of each dataset that was evaluated, in the given order."""
     found = {}
     for name in datasets:
-        path = runs / name / "evaluate/metrics.json"
+        path = metrics / f"{name}.json"
         if path.is_file():
             found[name] = json.loads(path.read_text(encoding="utf-8"))[name]
     if not found:
-        raise DescryError(f"{runs}: no evaluated dataset; run `dvc repro` first")
+        raise DescryError(f"{metrics}: no evaluated dataset; run `dvc repro` first")
     return found
 
 
@@ -50,9 +50,9 @@ def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     ]
 
 
-def write_table(runs: Path, datasets: Sequence[str], out: Path) -> str:
+def write_table(metrics: Path, datasets: Sequence[str], out: Path) -> str:
     """Write ``table.md`` and ``table.csv``; return the table as text."""
-    rows = rows_of(collect(runs, datasets))
+    rows = rows_of(collect(metrics, datasets))
     text = as_markdown(rows)
     with replacing(out / "table.md") as stream:
         stream.write(text)

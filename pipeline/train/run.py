@@ -37,11 +37,13 @@ VALIDATIONS = 5  # about so many times a run looks at the validation split
 class Settings:
     """Everything about a run but the data and the detector.
 
-    `precision` is "fp32" or "bf16" (autocast; the losses stay fp32). `workers` are loader
-    processes. `deterministic` is strict: an operation without a deterministic form raises.
+    `modality` are the DICOM modalities that the images resemble. `precision` is "fp32" or "bf16"
+    (autocast; the losses stay fp32). `workers` are loader processes. `deterministic` is strict:
+    an operation without a deterministic form raises.
     """
 
     dataset: str
+    modality: tuple[str, ...]
     image_size: int
     intensity: Intensity
     epochs: int
@@ -155,6 +157,7 @@ def _about(settings: Settings, training: CocoIndex) -> dict[str, Any]:
     """What the model file says of itself."""
     return {
         "dataset": settings.dataset,
+        "modality": list(settings.modality),
         "categories": [list(category) for category in training.categories],
         "intensity": asdict(settings.intensity),
         "image_size": settings.image_size,

@@ -1,0 +1,116 @@
+"""ACmix-Swin: Swin whose window attention shares its projections with a convolution.
+
+After "On the Integration of Self-Attention and Convolution" (Pan et al., CVPR 2022,
+arXiv 2111.14556), with figures checked against its released code:
+
+    out = rate1 * proj(window_attention(q, k, v)) + rate2 * shift_and_sum(q, k, v)
+
+The rest is Swin's, ACP and CAT included. In the reference the convolution sees the map as the
+windows do, rolled and filled up: in shifted blocks the first rows meet the last ones, and rows on
+either side of the roll's cut do not see each other. `seam=False` gives it the plain map.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.acmix_conv import ShiftAndSum
+from pipeline.models.interaction import InteractionSpec
+from pipeline.models.swin import WINDOW, Block, Swin, WindowAttention
+from pipeline.models.windows import window_attention
+
+
+class AcmixAttention(WindowAttention):
+    """Window attention and shift-and-sum on shared projections, on (B, H, W, C)."""
+
+    def __init__(self, dim: int, heads: int, shift: int, mask_padding: bool, seam: bool) -> None:
+        super().__init__(dim, heads, shift, mask_padding)
+        self.seam = seam
+        self.conv = ShiftAndSum(dim, heads, bias=True)
+        self.rate1 = nn.Parameter(torch.empty(1))
+        self.rate2 = nn.Parameter(torch.empty(1))
+
+    def reset_parameters(self) -> None:
+        """What ACmix adds: shifts that are shifts, rates of one half."""
+        self.conv.reset_parameters()
+        nn.init.constant_(self.rate1, 0.5)
+        nn.init.constant_(self.rate2, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both branches, weighed; the convolution's has no output projection."""
+        qkv = self.qkv(x)
+        bias = self.table[self.places].permute(2, 0, 1)  # (h, w*w, w*w)
+        padding = None if self.mask_padding else self.qkv.bias
+        mixed = window_attention(qkv, self.heads, bias, shift=self.shift, padding=padding)
+        return self.rate1 * self.proj(mixed) + self.rate2 * self.convolve(qkv)
+
+    def convolve(self, qkv: Tensor) -> Tensor:
+        """Shift-and-sum of the projections (B, H, W, 3*C), on the map that `seam` says."""
+        taps = self.conv.taps(qkv.unflatten(3, (3, self.heads, -1)))
+        if not self.seam:
+            return self.conv.add(taps)
+        _, height, width, _ = taps.shape
+        down = self.shift if height > WINDOW else 0  # one window is not shifted
+        across = self.shift if width > WINDOW else 0
+        taps = self._fill_windows(taps).roll((-down, -across), (1, 2))
+        summed = self.conv.add(taps).roll((down, across), (1, 2))
+        return summed.narrow(1, 0, height).narrow(2, 0, width)
+
+    def _fill_windows(self, taps: Tensor) -> Tensor:
+        """Fill up (B, H, W, E) to whole windows with the taps of padding tokens."""
+        parts = torch.zeros_like(self.qkv.bias) if self.mask_padding else self.qkv.bias
+        fill = self.conv.taps(parts.view(1, 1, 1, 3, self.heads, -1)).to(taps.dtype)
+        for axis in (1, 2):
+            missing = -taps.shape[axis] % WINDOW
+            if missing or torch.compiler.is_compiling():
+                shape = list(taps.shape)
+                shape[axis] = missing
+                taps = torch.cat([taps, fill.expand(shape)], dim=axis)
+        return taps
+
+
+class AcmixSwin(Swin):
+    """ACmix in the form of Swin, feature maps of strides 8, 16 and 32.
+
+    Parameters
+    ----------
+    size : {"micro", "tiny", "small", "base"}
+        Swin's sizes; the paper has "tiny" and "small".
+    interaction, drop_path, checkpointing, output_norms, mask_padding
+        As in `Swin`.
+    seam : bool
+        Let the convolution see the rolled and filled map, as in the reference.
+    """
+
+    def __init__(
+        self,
+        size: str = "tiny",
+        *,
+        interaction: InteractionSpec = InteractionSpec(),
+        drop_path: float | None = None,
+        checkpointing: bool = False,
+        output_norms: bool = True,
+        mask_padding: bool = False,
+        seam: bool = True,
+    ) -> None:
+        super().__init__(
+            size,
+            interaction=interaction,
+            drop_path=drop_path,
+            checkpointing=checkpointing,
+            output_norms=output_norms,
+            mask_padding=mask_padding,
+        )
+        for blocks in self.stages:
+            for block in cast("list[Block]", blocks):
+                dim, swin = block.norm1.normalized_shape[0], block.attn
+                block.attn = AcmixAttention(dim, swin.heads, swin.shift, mask_padding, seam)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Swin's, then what ACmix adds."""
+        super().reset_parameters()
+        for module in self.modules():
+            if isinstance(module, AcmixAttention):
+                module.reset_parameters()

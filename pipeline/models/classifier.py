@@ -1,0 +1,58 @@
+"""The classifier form of a backbone: last stage, norm, average over the map, linear layer.
+
+It serves pre-training and the check of published parameter counts. Build the backbone with
+``output_norms=False``: the norms that a detector's levels need are no part of a classifier.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+NORMS = ("layer", "batch", "none")
+
+
+class HasTrunk(Protocol):
+    """A backbone whose stages can be had without the norms of its outputs."""
+
+    channels: tuple[int, int, int]
+
+    def trunk(self, images: Tensor) -> list[Tensor]:
+        """Outputs (B, C, H, W) of all stages, for sides that are multiples of 32."""
+
+
+class Classifier(nn.Module):
+    """Logits of images.
+
+    Parameters
+    ----------
+    backbone : HasTrunk
+        Swin, DAT++, ACmix or GLNet.
+    num_classes : int
+        Length of the logits.
+    norm : {"layer", "batch", "none"}
+        Norm of the last map: LayerNorm in Swin, DAT++ and ACmix-Swin, BatchNorm in GLNet, none in
+        ACmix-ResNet.
+    """
+
+    def __init__(self, backbone: HasTrunk, num_classes: int = 1000, *, norm: str = "layer") -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {NORMS}, not {norm!r}")
+        dim = backbone.channels[-1]
+        self.backbone = backbone
+        self.layer_norm = nn.LayerNorm(dim) if norm == "layer" else None
+        self.batch_norm = nn.BatchNorm2d(dim) if norm == "batch" else None
+        self.head = nn.Linear(dim, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, 3, H, W), H and W multiples of 32."""
+        x = self.backbone.trunk(images)[-1]
+        if self.batch_norm is not None:
+            x = self.batch_norm(x)
+        x = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return self.head(torch.mean(x, dim=1))

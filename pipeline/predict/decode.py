@@ -1,0 +1,134 @@
+"""Read one input file in a worker process: what it is, whether it is wanted, its pictures.
+
+This module imports no torch: workers start in a fraction of a second.
+"""
+
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.data.images import EXTENSIONS, ImageError, read_image
+from pipeline.data.intensity import Intensity, to_uint8
+from pipeline.dicom.geometry import spacing
+from pipeline.dicom.header import DicomError, Header, looks_like_dicom, read_header
+from pipeline.dicom.pixels import frames
+from pipeline.predict.records import Ended, Opened, Picture
+from pipeline.predict.select import Filters, rejected_by
+
+# DICOM objects that are well-formed but hold nothing to look at: skipped, not failed.
+_SKIPPED = ("not DICOM", "not an image object")
+_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF")
+_DICOM_NAMES = (".dcm", ".dicom", ".ima")
+Message = Opened | Picture | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How to read; picklable, since it travels to the workers.
+
+    Attributes
+    ----------
+    root : Path
+        Folder that paths are relative to.
+    intensity : Intensity
+        The model's recipe.
+    filters : Filters
+    modalities : tuple of str
+        Modalities the model was trained on; others get a warning. Empty: unknown.
+    headers_only : bool
+        Stop before the pixels (dry run).
+    """
+
+    root: Path
+    intensity: Intensity
+    filters: Filters = field(default_factory=Filters)
+    modalities: tuple[str, ...] = ()
+    headers_only: bool = False
+
+    def __call__(self, path: str) -> Iterator[Message]:
+        """Yield `Opened`, a `Picture` per frame, and `Ended`, which always comes last."""
+        try:
+            yield from self._read(path)
+        except DicomError as error:
+            status = "skipped" if error.kind in _SKIPPED else "failed"
+            step = "read" if error.kind in (*_SKIPPED, "no pixel data") else "decode"
+            yield Ended(status, step, error.kind, error.detail)
+        except ImageError as error:
+            yield Ended("failed", "decode", "corrupt image", str(error))
+        except OSError as error:
+            yield Ended("failed", "read", "cannot open", error.strerror or type(error).__name__)
+        except MemoryError:
+            yield Ended("failed", "decode", "too large", "not enough memory to decode it")
+
+    def _read(self, path: str) -> Iterator[Message]:
+        file = self.root / path
+        if not stat.S_ISREG(file.stat().st_mode):
+            yield Ended("skipped", "find", "not a regular file")
+            return
+        with file.open("rb") as stream:
+            head = stream.read(132)
+        if _is_image(file, head):
+            yield from self._image(file)
+        elif looks_like_dicom(head):
+            yield from self._dicom(file)
+        elif file.suffix.lower() in _DICOM_NAMES:
+            yield Ended("failed", "read", "not DICOM", "it has the name of a DICOM file")
+        else:
+            yield Ended("skipped", "find", "neither DICOM nor an image")
+
+    def _image(self, file: Path) -> Iterator[Message]:
+        if self.filters.any_set:
+            yield Ended("skipped", "select", "ordinary image, while DICOM is filtered")
+            return
+        if self.headers_only:
+            yield Opened()
+        else:
+            decoded = read_image(file)
+            yield Opened()
+            yield Picture(to_uint8(decoded.pixels, self.intensity), notes=decoded.notes)
+        yield Ended("processed")
+
+    def _dicom(self, file: Path) -> Iterator[Message]:
+        header = read_header(file)
+        option = rejected_by(header, self.filters)
+        if option:
+            yield Ended("skipped", "select", f"filtered out by {option}")
+            return
+        yield Opened(
+            study=_uid(header, "StudyInstanceUID"),
+            series=_uid(header, "SeriesInstanceUID"),
+            instance=_uid(header, "SOPInstanceUID"),
+            frames=header.frame_count,
+            warnings=self._warnings(header),
+        )
+        for frame in () if self.headers_only else frames(header, self.intensity):
+            found = spacing(header, frame.index)
+            place = (found.row, found.column, found.source) if found else None
+            yield Picture(frame.pixels, frame.index, place, frame.notes)
+        yield Ended("processed")
+
+    def _warnings(self, header: Header) -> tuple[tuple[str, str], ...]:
+        warnings = []
+        if header.text("BurnedInAnnotation").upper() == "YES":
+            text = "the header says that the picture contains text: overlays show it"
+            warnings.append(("burned-in annotation", text))
+        modality = header.text("Modality").upper()
+        if self.modalities and modality not in self.modalities:
+            text = f"the model was trained on {', '.join(self.modalities)}"
+            warnings.append(("modality differs from training", text))
+        return tuple(warnings)
+
+
+def _uid(header: Header, keyword: str) -> str:
+    """A UID, or nothing where the element holds anything else, which could be a name."""
+    text = header.text(keyword)
+    return text if re.fullmatch(r"[0-9.]{1,64}", text) else ""
+
+
+def _is_image(file: Path, head: bytes) -> bool:
+    """PNG, JPEG, TIFF, BMP or WebP by content, or by name (then damage is a failure)."""
+    if head[128:132] == b"DICM":
+        return False
+    return head.startswith(_MAGIC) or file.suffix.lower() in EXTENSIONS

@@ -1,0 +1,70 @@
+"""The files of a folder, in an order that does not depend on the file system."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import DescryError
+
+
+def find_files(source: Path, out: Path) -> list[str]:
+    """List all files below `source`, or `source` itself if it is a file.
+
+    Parameters
+    ----------
+    source : Path
+        Folder that is searched to any depth; links to folders are not followed.
+    out : Path
+        The output folder; where it, or what a run keeps beside it, lies inside of `source` it is
+        left out.
+
+    Returns
+    -------
+    list of str
+        Paths relative to `source` (to its parent, if it is a file) with ``/``, sorted by code
+        point, of whatever name and extension.
+
+    Raises
+    ------
+    DescryError
+        When `source` does not exist, cannot be read or holds no file.
+    """
+    if source.is_file():
+        return [source.name]
+    if not source.is_dir():
+        raise DescryError(f"{source}: no such file or folder; give a folder of DICOM or images")
+    target = out.resolve()
+    ours = {target, *(target.with_name(name) for name in working_names(target.name))}
+    found = sorted(_walk(source, ours))
+    if not found:
+        raise DescryError(f"{source}: the folder holds no files; give a folder of DICOM or images")
+    return found
+
+
+def root_of(source: Path) -> Path:
+    """Return the folder that the paths of `find_files` are relative to."""
+    return source.parent if source.is_file() else source
+
+
+def of_shard(paths: list[str], shard: int, shards: int) -> list[str]:
+    """Every `shards`-th path, from the `shard`-th on (from 0)."""
+    if not 0 <= shard < shards:
+        raise DescryError(f"--shard {shard} of --num-shards {shards}: need 0 <= shard < num-shards")
+    return paths[shard::shards]
+
+
+def working_names(name: str) -> tuple[str, str]:
+    """Names beside the output folder `name`: where it grows, and its predecessor for a moment."""
+    return f"{name}.partial", f".{name}.replaced"
+
+
+def _walk(source: Path, ours: set[Path]) -> Iterator[str]:
+    def fail(error: OSError) -> None:
+        raise DescryError(f"{error.filename}: cannot list the folder ({error.strerror})") from error
+
+    for folder, folders, names in os.walk(source, onerror=fail):
+        here = Path(folder)
+        folders[:] = [name for name in folders if (here / name).resolve() not in ours]
+        links = [name for name in folders if (here / name).is_symlink()]
+        for name in names + links:
+            yield (here / name).relative_to(source).as_posix()

@@ -1,0 +1,148 @@
+"""Pictures for people: boxes, classes and scores drawn on the frame, marked for research."""
+
+import re
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.atomic import replacing
+from pipeline.predict.records import FileResult, FrameResult, Picture
+
+MARK = "Research use only. Not for diagnosis."
+_WAITING = 16  # pictures that may wait for their encoding: bounds the memory
+_COLOURS = ("#ffd000", "#00c8ff", "#ff5a5a", "#7dff6a", "#ff8cf0", "#ffffff")
+
+
+def draw(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> Image.Image:
+    """Draw the detections of a frame.
+
+    Parameters
+    ----------
+    pixels : array (H, W) or (H, W, 3), uint8
+    found : FrameResult
+        Boxes in pixels of the frame.
+    classes : mapping
+        Category id -> name.
+
+    Returns
+    -------
+    Image
+        RGB, the frame with a strip of text below it; wider than the frame if the text is.
+    """
+    height, width = pixels.shape[:2]
+    size = max(12, min(width, height) // 48)
+    font = ImageFont.load_default(size)
+    strip = int(font.getlength(MARK)) + size
+    canvas = Image.new("RGB", (max(width, strip), height + 2 * size), "black")
+    canvas.paste(Image.fromarray(pixels).convert("RGB"), (0, 0))
+    pen = ImageDraw.Draw(canvas)
+    ids = sorted(classes)
+    # The best detection is drawn last and lies on top.
+    for box, score, label in reversed(
+        list(zip(found.boxes, found.scores, found.labels, strict=True))
+    ):
+        colour = _COLOURS[ids.index(label) % len(_COLOURS)]
+        _draw_box(pen, box, f"{classes[label]} {score:.2f}", colour, font)
+    pen.text((size // 2, height + size // 2), MARK, fill="white", font=font)
+    return canvas
+
+
+def save_overlay(
+    path: Path, pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]
+) -> None:
+    """Draw and write a PNG."""
+    with replacing(path, "wb") as stream:
+        draw(pixels, found, classes).save(stream, "PNG", compress_level=1)
+
+
+def _draw_box(
+    pen: ImageDraw.ImageDraw,
+    box: list[float],
+    text: str,
+    colour: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    x, y, width, height = box
+    line = max(2, int(font.size) // 6 if isinstance(font, ImageFont.FreeTypeFont) else 2)
+    pen.rectangle((x, y, x + width, y + height), outline=colour, width=line)
+    left, top, right, bottom = pen.textbbox((x, y), text, font=font)
+    rise = min(y, bottom - y + line)
+    pen.rectangle((left, top - rise, right, bottom - rise), fill="black")
+    pen.text((x, y - rise), text, fill=colour, font=font)
+
+
+class Overlays:
+    """Draws and encodes in the background, while the model looks at the next pictures.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the PNGs go; its name becomes part of `FrameResult.overlay`.
+    classes : mapping
+        Category id -> name.
+    policy : str
+        "found", "all" or "none" (see `Options.overlays`).
+    """
+
+    def __init__(self, folder: Path, classes: Mapping[int, str], policy: str) -> None:
+        self.folder, self.classes, self.policy = folder, classes, policy
+        self._pool = ThreadPoolExecutor(1, "overlay")
+        self._jobs: deque[Future[None]] = deque()
+        self.added = 0
+
+    def __enter__(self) -> "Overlays":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def name(self, number: int, result: FileResult, frame: FrameResult) -> str:
+        """Name the overlay of a frame, relative to the output folder; empty for policy "none".
+
+        DICOM files are named by their SOP instance UID, since names of files and folders may
+        hold identifiers; ordinary images have nothing but their path. The number of the file
+        comes first: UIDs and flattened paths need not be unique.
+        """
+        if self.policy == "none":
+            return ""
+        stem = result.opened.instance or re.sub(r"[^\w.-]+", "_", result.path, flags=re.ASCII)[-80:]
+        part = f"-frame{frame.frame + 1:04d}" if result.opened.frames > 1 else ""
+        return f"{self.folder.name}/{number + 1:06d}-{stem}{part}.png"
+
+    def add(self, picture: Picture, frame: FrameResult) -> None:
+        """Draw a frame whose detections are known, if the policy wants it."""
+        if not frame.overlay:
+            return
+        if self.policy == "found" and not frame.boxes:
+            frame.overlay = ""
+            return
+        if len(self._jobs) == _WAITING:
+            self._jobs.popleft().result()
+        self.added += 1
+        path = self._path(frame)
+        self._jobs.append(
+            self._pool.submit(save_overlay, path, picture.pixels, frame, self.classes)
+        )
+
+    def finish(self, count: int) -> None:
+        """Wait until the first `count` that were added are on the disk."""
+        while self.added - len(self._jobs) < count:
+            self._jobs.popleft().result()
+
+    def remove(self, frame: FrameResult) -> None:
+        """Take back the overlay of a frame whose file has failed."""
+        if frame.overlay:
+            self._path(frame).unlink(missing_ok=True)
+
+    def _path(self, frame: FrameResult) -> Path:
+        return self.folder / Path(frame.overlay).name

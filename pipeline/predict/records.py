@@ -1,0 +1,125 @@
+"""What is known of each input file, from the worker that reads it to the output files.
+
+All of it is plain data: it crosses a process boundary, and it is kept in the journal as JSON.
+Of a DICOM header only UIDs get this far.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """First word of a worker on a file that will be read.
+
+    Attributes
+    ----------
+    study, series, instance : str
+        DICOM UIDs, empty for ordinary images.
+    frames : int
+        Number of frames the header announces.
+    warnings : tuple of (kind, message)
+        Constant texts.
+    """
+
+    study: str = ""
+    series: str = ""
+    instance: str = ""
+    frames: int = 1
+    warnings: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One decoded frame.
+
+    Attributes
+    ----------
+    pixels : array (H, W) or (H, W, 3), uint8
+    frame : int
+        Place in its file, from 0.
+    spacing : (row mm, column mm, element) or None
+    notes : tuple of str
+        Choices taken while decoding, constant phrases.
+    """
+
+    pixels: np.ndarray
+    frame: int = 0
+    spacing: tuple[float, float, str] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Last word of a worker on a file.
+
+    Attributes
+    ----------
+    status : str
+        "processed", "skipped" or "failed".
+    step : str
+        Where it ended when not processed: "find", "select", "read" or "decode".
+    kind, message : str
+        A constant phrase to count by, and the details.
+    """
+
+    status: str
+    step: str = ""
+    kind: str = ""
+    message: str = ""
+
+
+@dataclass(slots=True)
+class FrameResult:
+    """What was found in one frame.
+
+    Attributes
+    ----------
+    frame : int
+        From 0.
+    width, height : int
+        Of the frame, in pixels.
+    boxes : list of [x, y, width, height]
+        Pixels, rounded, by descending score.
+    scores : list of float
+    labels : list of int
+        Category ids.
+    spacing : (row mm, column mm, element) or None
+    notes : list of str
+    overlay : str
+        Path relative to the output folder; empty where none was drawn.
+    """
+
+    frame: int
+    width: int
+    height: int
+    boxes: list[list[float]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    spacing: tuple[float, float, str] | None = None
+    notes: list[str] = field(default_factory=list)
+    overlay: str = ""
+
+
+@dataclass(slots=True)
+class FileResult:
+    """The whole account of one input file; a file that is not processed has no frames."""
+
+    path: str
+    opened: Opened
+    ended: Ended
+    frames: list[FrameResult] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values for the journal."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "FileResult":
+        """Rebuild what `to_dict` gave, after JSON."""
+        opened = dict(values["opened"])
+        opened["warnings"] = tuple((kind, text) for kind, text in opened["warnings"])
+        frames = [FrameResult(**frame) for frame in values["frames"]]
+        return cls(values["path"], Opened(**opened), Ended(**values["ended"]), frames)

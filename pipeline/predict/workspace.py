@@ -1,0 +1,136 @@
+"""The folder in which predictions grow, the journal of finished files, and the final rename.
+
+``OUT.partial`` becomes ``OUT`` in one rename when all is written, so `OUT` is complete or absent.
+A run that was stopped finds its journal there and goes on.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.atomic import write_json
+from pipeline.errors import DescryError
+from pipeline.predict.discover import working_names
+from pipeline.predict.records import FileResult
+
+FORMAT = "descry predictions 1"  # the value of run.json's "format"
+
+
+class Workspace:
+    """The growing folder of an output folder.
+
+    Parameters
+    ----------
+    out : Path
+        Output folder, absolute.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.partial, self.replaced = (out.with_name(name) for name in working_names(out.name))
+        self.overlays = self.partial / "overlays"
+        self._journal = self.partial / "journal.jsonl"
+        self._identity = self.partial / "identity.json"
+
+    def resume(self, identity: Mapping[str, Any], chunk: int) -> int:
+        """Number of files that a stopped run has finished, in whole chunks.
+
+        Journals of another model, other options or other files are thrown away.
+        """
+        if self._read(self._identity) != json.loads(json.dumps(identity)):
+            self._journal.unlink(missing_ok=True)
+            shutil.rmtree(self.overlays, ignore_errors=True)
+            write_json(self._identity, identity)
+        self.overlays.mkdir(exist_ok=True)
+        if not self._journal.exists():
+            return 0
+        ends = [0]
+        with self._journal.open("rb") as stream:
+            for line in stream:
+                if line.endswith(b"\n"):
+                    ends.append(ends[-1] + len(line))
+        done = (len(ends) - 1) // chunk * chunk
+        os.truncate(self._journal, ends[done])
+        return done
+
+    def commit(self, results: Iterable[FileResult]) -> None:
+        """Append a chunk of finished files; it is on the disk when this returns."""
+        with self._journal.open("a", encoding="ascii") as stream:
+            for result in results:
+                stream.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def results(self) -> Iterator[FileResult]:
+        """All finished files in order, read back one at a time."""
+        if self._journal.exists():
+            with self._journal.open(encoding="ascii") as stream:
+                for line in stream:
+                    yield FileResult.from_dict(json.loads(line))
+
+    def publish(self) -> None:
+        """Make the growing folder the output; a former output goes only then."""
+        for path in (self._journal, self._identity, self.partial / "lock"):
+            path.unlink(missing_ok=True)
+        if self.out.exists():
+            self.out.rename(self.replaced)
+        self.partial.rename(self.out)
+        shutil.rmtree(self.replaced, ignore_errors=True)
+
+    @staticmethod
+    def _read(path: Path) -> Any:
+        with suppress(OSError, ValueError):
+            return json.loads(path.read_text(encoding="utf-8"))
+        return None
+
+
+@contextmanager
+def open_workspace(out: Path) -> Iterator[Workspace]:
+    """Lock the growing folder of `out` against a second run.
+
+    Raises
+    ------
+    DescryError
+        When another run uses it, or `out` holds something that is not a former prediction.
+    """
+    space = Workspace(out.resolve())
+    try:
+        if space.replaced.exists() and not space.out.exists():
+            space.replaced.rename(space.out)  # a kill between the two renames of `publish`
+        _check_replaceable(space.out)
+        space.partial.mkdir(parents=True, exist_ok=True)
+        with _locked(space.partial / "lock"):
+            yield space
+    except OSError as error:
+        raise DescryError(f"-o {out}: {error.filename or ''}: {error.strerror}") from error
+
+
+def _check_replaceable(out: Path) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise DescryError(f"-o {out}: is not a folder; give a new or empty folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    former = Workspace._read(out / "run.json")
+    if not isinstance(former, dict) or former.get("format") != FORMAT:
+        raise DescryError(
+            f"-o {out}: holds files that are not a former prediction (no run.json of one) and "
+            "would be lost; give a new or empty folder"
+        )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system frees when the process ends, however it ends."""
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DescryError(f"{path.parent}: another run is writing there") from None
+        if not path.exists() or path.stat().st_ino != os.fstat(stream.fileno()).st_ino:
+            raise DescryError(f"{path.parent}: another run has just finished there; try again")
+        yield

@@ -1,0 +1,353 @@
+"""The engine's parts one by one: box rules, encoding, processes, journal, workspace."""
+
+import hashlib
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.convert.boxes import NO_SIZE, NOT_FINITE, OUTSIDE, TOO_SMALL, check_boxes
+from pipeline.convert.encode import copy_file, copyable_as, pixel_digest, write_png
+from pipeline.convert.files import reason_unused, walk
+from pipeline.convert.journal import NEVER_REUSED, Journal
+from pipeline.convert.pool import Crashed, run_jobs
+from pipeline.convert.records import Box
+from pipeline.convert.workspace import FORMAT, Workspace, open_workspace
+from pipeline.errors import DescryError
+
+# --- box rules, in an image of 100 x 50 ---
+
+
+@pytest.mark.parametrize(
+    ("box", "kept", "clipped"),
+    [
+        ((10, 20, 30, 15), (10, 20, 30, 15), 0),
+        ((0, 0, 100, 50), (0, 0, 100, 50), 0),
+        ((-5, 10, 20, 10), (0, 10, 15, 10), 1),  # left
+        ((10, -4, 20, 10), (10, 0, 20, 6), 1),  # top
+        ((90, 10, 20, 10), (90, 10, 10, 10), 1),  # right
+        ((10, 45, 20, 10), (10, 45, 20, 5), 1),  # bottom
+        ((-10, -10, 200, 200), (0, 0, 100, 50), 1),
+        ((-0.005, 10, 20, 10), (0, 10, 19.995, 10), 0),  # rounding is mended, not counted
+        ((-0.02, 10, 20, 10), (0, 10, 19.98, 10), 1),
+        ((99, 49, 1, 1), (99, 49, 1, 1), 0),  # the last pixel
+        ((98.5, 10, 9, 9), (98.5, 10, 1.5, 9), 1),
+    ],
+)
+def test_boxes_that_stay(box, kept, clipped):
+    checked = check_boxes([Box(*box, "cell", "a.csv:1")], 100, 50, "a.png")
+    only = checked.boxes[0]
+    assert (only.x, only.y, only.width, only.height) == pytest.approx(kept, abs=1e-12)
+    assert (only.label, only.where) == ("cell", "a.csv:1")
+    assert (checked.clipped, checked.drops) == (clipped, [])
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ((math.nan, 1, 5, 5), NOT_FINITE),
+        ((1, math.inf, 5, 5), NOT_FINITE),
+        ((1, 1, -math.inf, 5), NOT_FINITE),
+        ((1, 1, 5, math.nan), NOT_FINITE),
+        ((1, 1, 0, 5), NO_SIZE),
+        ((1, 1, 5, 0), NO_SIZE),
+        ((1, 1, -5, 5), NO_SIZE),
+        ((-20, -20, -5, -5), NO_SIZE),
+        ((100, 10, 5, 5), OUTSIDE),  # begins where the image ends
+        ((10, 50, 5, 5), OUTSIDE),
+        ((-5, 10, 5, 5), OUTSIDE),
+        ((500, 500, 5, 5), OUTSIDE),
+        ((99.5, 10, 5, 5), TOO_SMALL),  # half a pixel is inside
+        ((10, -4.5, 5, 5), TOO_SMALL),
+        ((10, 10, 0.5, 5), TOO_SMALL),
+    ],
+)
+def test_boxes_that_go(box, reason):
+    checked = check_boxes([Box(*box, "cell", "a.csv:1")], 100, 50, "a.png")
+    assert (checked.boxes, checked.clipped) == ([], 0)
+    drop = checked.drops[0]
+    assert (drop.kind, drop.where, drop.reason) == ("box", "a.csv:1", reason)
+    assert drop.detail.startswith("cell: x ")
+    assert drop.detail.endswith("in 100 x 50")
+
+
+def test_a_box_without_a_place_is_named_by_its_image():
+    checked = check_boxes([Box(1, 1, 0, 5, "cell")], 100, 50, "a.png")
+    assert checked.drops[0].where == "a.png"
+
+
+# --- encoding ---
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 6])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(7, 5), (7, 5, 3)])
+def test_png_gives_the_pixels_back(tmp_path, shape, dtype, level):
+    import cv2
+
+    largest = int(np.iinfo(dtype).max) + 1
+    pixels = np.random.default_rng(0).integers(0, largest, shape).astype(dtype)
+    size = write_png(pixels, tmp_path / "deep" / "a.png", level)
+    read = cv2.imread(str(tmp_path / "deep" / "a.png"), cv2.IMREAD_UNCHANGED)
+    read = read if read.ndim == 2 else read[..., ::-1]  # BGR to RGB
+    assert read.dtype == dtype
+    assert np.array_equal(read, pixels)
+    assert size == (tmp_path / "deep" / "a.png").stat().st_size
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.png"]
+
+
+def test_png_is_rgb_for_other_readers_too(tmp_path):
+    write_png(np.full((2, 2, 3), (200, 100, 50), np.uint8), tmp_path / "a.png", 1)
+    assert Image.open(tmp_path / "a.png").getpixel((0, 0)) == (200, 100, 50)
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((2, 2), np.float32), np.zeros((2, 2), np.int16), np.zeros(4, np.uint8)]
+)
+def test_what_is_no_image_is_not_written(tmp_path, pixels):
+    with pytest.raises(TypeError, match="no grey or RGB image"):
+        write_png(pixels, tmp_path / "a.png", 1)
+
+
+def test_files_are_known_by_their_content(tmp_path):
+    image = Image.new("L", (8, 8))
+    image.save(tmp_path / "really.jpg", "PNG")
+    image.save(tmp_path / "really.png", "JPEG")
+    image.save(tmp_path / "a.bmp")
+    (tmp_path / "empty.png").touch()
+    kinds = {p.name: copyable_as(p) for p in tmp_path.iterdir()}
+    assert kinds == {"really.jpg": "png", "really.png": "jpg", "a.bmp": None, "empty.png": None}
+
+
+def test_a_copy_is_the_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"some bytes")
+    assert copy_file(tmp_path / "a", tmp_path / "new" / "b") == 10
+    assert (tmp_path / "new" / "b").read_bytes() == b"some bytes"
+
+
+def test_digest_is_of_shape_type_and_values():
+    grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    expected = hashlib.sha256(b"(2, 3) |u1" + bytes(range(6))).hexdigest()
+    assert pixel_digest(grey) == pixel_digest(np.asfortranarray(grey)) == expected
+    others = [grey.T, grey.reshape(3, 2), grey.astype(np.uint16), grey + np.uint8(1)]
+    assert len({expected, *map(pixel_digest, others)}) == 5
+
+
+# --- processes ---
+
+
+def _job(job):
+    """What a job says, the worker does."""
+    if job == "die":
+        os.kill(os.getpid(), signal.SIGABRT)
+    if job == "end":
+        os.kill(os.getpid(), signal.SIGTERM)
+    if job == "leave":
+        os._exit(7)
+    if job == "ask":
+        raise DescryError("mend it")
+    if job == "bug":
+        raise ZeroDivisionError("a bug")
+    return job * 2
+
+
+class _Unloadable:
+    def __reduce__(self):
+        return (os._exit, (5,))
+
+
+def test_every_job_is_answered_and_a_death_costs_one():
+    jobs = [1, 2, "die", 3, 4, 5, "leave", 6, 7, 8, 9]
+    results = dict(run_jobs(_job, iter(enumerate(jobs)), 2))
+    assert sorted(results) == list(range(11))
+    assert results[2] == Crashed("SIGABRT")
+    assert results[6] == Crashed("the decoder ended the process with status 7")
+    assert [results[i] for i in (0, 1, 3, 4, 5, 7, 8, 9, 10)] == [2, 4, 6, 8, 10, 12, 14, 16, 18]
+
+
+def test_no_jobs_need_no_workers():
+    assert list(run_jobs(_job, iter([]), 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("job", "kind", "message"),
+    [
+        ("ask", DescryError, "^mend it$"),
+        ("bug", RuntimeError, "ZeroDivisionError: a bug"),
+        ("end", DescryError, "ended from outside; start again to go on"),
+    ],
+)
+def test_what_is_no_crash_ends_the_run(job, kind, message):
+    with pytest.raises(kind, match=message):
+        list(run_jobs(_job, iter([(0, job)]), 1))
+
+
+def test_workers_that_cannot_start_are_named():
+    with pytest.raises(DescryError, match=r"could not start \(exit status 5\)"):
+        list(run_jobs(_Unloadable(), iter([(0, 1)]), 1))
+
+
+# --- journal ---
+
+
+def test_journal_finds_what_was_added_also_after_reopening(tmp_path):
+    path = tmp_path / "state" / "journal"
+    path.parent.mkdir()
+    journal = Journal(path)
+    first, second = "0" * 31 + "a", "f" * 32
+    places = [journal.add(first, {"key": "ä"}), journal.add(second, {"key": "b"})]
+    journal.add(NEVER_REUSED, {"key": "c"})
+    assert journal.at(places[0]) == {"key": "ä"}
+    journal.close()
+    again = Journal(path)
+    assert len(again) == 2
+    assert [again.find(first), again.find(second), again.find("1" * 32)] == [*places, None]
+    assert again.at(places[1]) == {"key": "b"}
+    again.close()
+
+
+def test_a_torn_last_line_is_cut_off(tmp_path):
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.add("a" * 32, {"n": 1})
+    journal.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"b" * 32 + b'{"n": 2')
+    again = Journal(path)
+    assert again.find("b" * 32) is None
+    place = again.add("c" * 32, {"n": 3})
+    assert again.at(place) == {"n": 3}
+    again.close()
+    assert path.read_bytes() == whole + b"c" * 32 + b'{"n": 3}\n'
+
+
+def test_a_foreign_file_is_no_journal(tmp_path):
+    (tmp_path / "journal").write_text("shopping list\nbread\n")
+    with pytest.raises(DescryError, match="not a journal of a conversion"):
+        Journal(tmp_path / "journal")
+
+
+# --- workspace ---
+
+
+def _make(folder, content="new"):
+    """Write a finished conversion into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(f'{{"format": "{FORMAT}"}}')
+    (folder / "content").write_text(content)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    (tmp_path / "raw").mkdir()
+    return tmp_path / "raw"
+
+
+def test_output_appears_only_when_published(tmp_path, raw):
+    out = tmp_path / "made" / "out"
+    with open_workspace(out, raw) as space:
+        _make(space.partial)
+        assert not out.exists()
+        space.publish()
+    assert sorted(p.name for p in out.iterdir()) == ["content", "images", "report.json"]
+    assert [p.name for p in out.parent.iterdir()] == ["out"]  # no lock, nothing partial
+
+
+def test_a_former_conversion_is_replaced_as_a_whole(tmp_path, raw):
+    _make(tmp_path / "out", "old")
+    (tmp_path / "out" / "stray").touch()
+    with open_workspace(tmp_path / "out", raw) as space:
+        _make(space.partial)
+        assert (tmp_path / "out" / "content").read_text() == "old"
+        space.publish()
+    assert (tmp_path / "out" / "content").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "raw"]
+    assert not (tmp_path / "out" / "stray").exists()
+
+
+def test_an_empty_folder_is_taken(tmp_path, raw):
+    (tmp_path / "out").mkdir()
+    with open_workspace(tmp_path / "out", raw) as space:
+        _make(space.partial)
+        space.publish()
+    assert (tmp_path / "out" / "content").exists()
+
+
+def test_a_kill_between_the_two_renames_is_mended(tmp_path, raw):
+    space = Workspace(tmp_path / "out")
+    _make(space.replaced, "old")
+    with open_workspace(tmp_path / "out", raw):
+        assert (tmp_path / "out" / "content").read_text() == "old"
+    _make(space.replaced, "older")  # the kill came after the second rename
+    with open_workspace(tmp_path / "out", raw):
+        assert (tmp_path / "out" / "content").read_text() == "old"
+    assert not space.replaced.exists()
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path, raw):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    with (
+        pytest.raises(DescryError, match="not a conversion"),
+        open_workspace(tmp_path / "out", raw),
+    ):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(DescryError, match="is a file"), open_workspace(tmp_path / "file", raw):
+        pass
+
+
+@pytest.mark.parametrize("out", ["raw", "raw/coco", "."])
+def test_output_and_raw_folder_may_not_hold_each_other(tmp_path, raw, out):
+    refused = pytest.raises(DescryError, match="one holds the other")
+    with refused, open_workspace(tmp_path / out, raw):
+        pass
+
+
+def test_two_runs_into_one_folder_are_refused(tmp_path, raw):
+    out = tmp_path / "out"
+    with open_workspace(out, raw):
+        refused = pytest.raises(DescryError, match="another conversion is writing there")
+        with refused, open_workspace(out, raw):
+            pass
+        with open_workspace(tmp_path / "other", raw):
+            pass
+    with open_workspace(out, raw):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, raw):
+    (tmp_path / "file").touch()
+    with pytest.raises(DescryError, match="file"), open_workspace(tmp_path / "file" / "out", raw):
+        pass
+
+
+# --- files ---
+
+
+def test_walk_is_sorted_follows_links_and_survives_loops(tmp_path):
+    for name in ("b/2", "b/1", "a", "c/d/3"):
+        (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "raw" / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "4").touch()
+    (tmp_path / "raw" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "raw" / "c" / "loop").symlink_to(tmp_path / "raw")
+    assert list(walk(tmp_path / "raw")) == ["a", "b/1", "b/2", "c/d/3", "linked/4"]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("a/.DS_Store", "hidden or system file"),
+        ("__MACOSX/a.png", "hidden or system file"),
+        ("a/b.PNG", "image that no annotation names"),
+        ("a/b.dcm", "image that no annotation names"),
+        ("README.txt", "not an input of this converter"),
+    ],
+)
+def test_unused_files_have_a_reason(path, reason):
+    assert reason_unused(path) == reason
