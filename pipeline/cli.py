@@ -132,7 +132,8 @@ def predict(
             typer.echo(line)
         return
     counts, code = stages.predict(source, out, checkpoint, options, device)
-    typer.echo(", ".join(f"{name} {value}" for name, value in counts.items()))
+    shown = ("files", "processed", "skipped", "failed", "frames", "detections")
+    typer.echo(", ".join(f"{name} {counts[name]}" for name in shown) + f"; see {out}")
     raise typer.Exit(code)
 
 

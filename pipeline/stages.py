@@ -126,7 +126,7 @@ def evaluate(
 
 def predict(
     source: Path, out: Path, checkpoint: Path, options: "Options", device: str
-) -> tuple[dict[str, int], int]:
+) -> tuple[dict[str, Any], int]:
     """Run a model on a folder; return the counts of files and the exit code."""
     from pipeline.models.saved import SavedModel
     from pipeline.predict.run import predict_folder
