@@ -249,6 +249,12 @@ def test_coco_files_hold_what_is_left(messy):
     ]
 
 
+def test_no_folder_of_the_user_shows(messy):
+    raw, out, _ = messy
+    for name, content in _tree(out).items():
+        assert str(raw.parent).encode() not in content, name
+
+
 def test_nothing_is_left_beside_the_output(messy):
     raw, out, _ = messy
     assert sorted(p.name for p in raw.parent.iterdir()) == ["out", "raw"]
@@ -319,12 +325,20 @@ def _children(number):
     return Path(f"/proc/{number}/task/{number}/children").read_text().split()
 
 
+def _runs(number):
+    """Whether a process runs; one that is only waited for by its parent (Z) does not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _wait_for_end(numbers):
-    """Wait until none of the processes runs; those that are waited for by no one count as ended."""
-    for number in numbers:
-        state = Path(f"/proc/{number}/stat")
-        while state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z":
-            time.sleep(0.01)
+    for _ in range(2000):
+        if not any(map(_runs, numbers)):
+            return
+        time.sleep(0.01)
+    pytest.fail("workers outlive their parent")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs the list of children")

@@ -105,7 +105,15 @@ def test_png_is_rgb_for_other_readers_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pixels", [np.zeros((2, 2), np.float32), np.zeros((2, 2), np.int16), np.zeros(4, np.uint8)]
+    "pixels",
+    [
+        np.zeros((2, 2), np.float32),
+        np.zeros((2, 2), np.int16),
+        np.zeros(4, np.uint8),
+        np.zeros((2, 2, 1), np.uint8),
+        np.zeros((2, 2, 4), np.uint8),
+        np.zeros((2, 2, 3, 1), np.uint8),
+    ],
 )
 def test_what_is_no_image_is_not_written(tmp_path, pixels):
     with pytest.raises(TypeError, match="no grey or RGB image"):

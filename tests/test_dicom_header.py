@@ -1,6 +1,7 @@
 import logging
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from pipeline.dicom import header as header_module
-from pipeline.dicom.header import DicomError, looks_like_dicom, read_header
+from pipeline.dicom import parse
+from pipeline.dicom.errors import DicomError
+from pipeline.dicom.header import read_header
+from pipeline.dicom.parse import looks_like_dicom
 
 PIXELS = np.arange(16, dtype=np.uint8).reshape(4, 4)
 
@@ -29,7 +32,7 @@ def bundled(name):
     path = get_testdata_file(name, download=False)
     if path is None:
         pytest.skip(f"this pydicom does not bundle {name}")
-    return header_module.Path(path)
+    return Path(path)
 
 
 def test_only_harmless_elements_are_kept(tmp_path):
@@ -105,7 +108,7 @@ def test_deflated_bomb_is_refused_without_inflating_it(tmp_path, monkeypatch):
     body = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     bomb = body.compress(bytes(2**22)) + body.flush()
     path.write_bytes(whole[: 144 + struct.unpack("<I", whole[140:144])[0]] + bomb)
-    monkeypatch.setattr(header_module, "_MAX_INFLATED", 2**20)
+    monkeypatch.setattr(parse, "MAX_INFLATED", 2**20)
     assert kind_of(path) == "too large"
 
 

@@ -5,7 +5,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from pipeline.data.intensity import Intensity
-from pipeline.dicom.header import DicomError
+from pipeline.dicom.errors import DicomError
 from pipeline.dicom.lut import windowed
 from pipeline.dicom.pixels import frames, read_frame
 
@@ -128,6 +128,17 @@ def test_voi_lut_goes_before_a_window(tmp_path):
     frame = read_frame(path, FULL)
     assert frame.pixels.tolist() == [[0, 62, 249, 255]]
     assert frame.notes == ("VOI LUT applied",)
+
+
+def test_voi_lut_of_rescaled_values_may_begin_below_zero(tmp_path):
+    pixels = np.array([[0, 1000, 1001, 2000]], np.uint16)
+    sequence = lut([0, 100, 200, 255], first=0)
+    sequence[0].LUTDescriptor = [4, 65536 - 1, 8]  # -1, written with an unsigned VR
+    sequence[0]["LUTDescriptor"].VR = "US"
+    path = write(
+        tmp_path / "a", pixels, RescaleSlope=1, RescaleIntercept=-1000, VOILUTSequence=sequence
+    )
+    assert shown(path) == [[0, 100, 200, 255]]
 
 
 def test_lut_data_as_words_of_bytes(tmp_path):

@@ -1,5 +1,6 @@
 import struct
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -13,7 +14,8 @@ from pydicom.pixels import get_decoder
 from pipeline.data.intensity import Intensity, to_uint8
 from pipeline.dicom.codestream import rle_segments
 from pipeline.dicom.decoders import PLUGINS
-from pipeline.dicom.header import DicomError, Path, read_header
+from pipeline.dicom.errors import DicomError
+from pipeline.dicom.header import read_header
 from pipeline.dicom.pixels import frames, read_frame
 
 RNG = np.random.default_rng(7)

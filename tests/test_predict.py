@@ -442,6 +442,22 @@ def test_non_image_objects_are_skipped(tmp_path):
     ]  # fmt: skip
 
 
+def test_images_are_known_by_content_or_by_name(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(spot()).save(folder / "a", "PNG")
+    Image.fromarray(spot()).save(folder / "b.dcm", "TIFF")
+    write(folder / "c.png", spot())
+    (folder / "d.jpg").write_bytes(b"not a picture")
+    predict_folder(folder, tmp_path / "out", BrightSpots(), options=HERE)
+    found = rows_of(tmp_path / "out" / "detections.csv")
+    assert [(row["path"], bool(row["sop_instance_uid"])) for row in found] == [
+        ("a", False), ("b.dcm", False), ("c.png", True),
+    ]  # fmt: skip
+    (row,) = rows_of(tmp_path / "out" / "failures.csv")
+    assert (row["path"], row["kind"]) == ("d.jpg", "corrupt image")
+
+
 def test_pipes_and_broken_links_do_not_stop_the_run(tmp_path):
     folder = many(tmp_path, 2)
     os.mkfifo(folder / "pipe")

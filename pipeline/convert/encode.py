@@ -38,7 +38,8 @@ def write_png(pixels: np.ndarray, target: Path, level: int) -> int:
     import cv2  # a fifth faster than Pillow; loaded where pixels are encoded, not by the parent
 
     cv2.setNumThreads(0)  # the processes are the parallelism; threads in each would multiply
-    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3):
+    grey_or_rgb = pixels.ndim == 2 or pixels.shape[2:] == (3,)
+    if pixels.dtype not in (np.uint8, np.uint16) or not grey_or_rgb:
         raise TypeError(f"pixels of {pixels.dtype}, shape {pixels.shape} are no grey or RGB image")
     ordered = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     flags = [cv2.IMWRITE_PNG_COMPRESSION, level]

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pipeline
@@ -215,7 +215,9 @@ def header(source: Source, settings: Settings) -> dict[str, Any]:
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as JSON values; of a path only the name, so that no folder of a user shows."""
     return {
-        key: value.name if hasattr(value, "joinpath") else value
+        key: Path(value).name
+        if isinstance(value, str | Path) and Path(value).is_absolute()
+        else value
         for key, value in parameters.items()
     }
 

@@ -85,7 +85,8 @@ class Worker:
         try:
             picture = _read(self.source, record)
         except Unreadable as error:
-            outcome = dropped(record, error.reason, error.detail)
+            detail = error.detail.replace(f"{self.source.raw}/", "")  # as decoders tell it
+            outcome = dropped(record, error.reason, detail)
             spent.read, spent.read_cpu = _since(start)
         else:
             spent.read, spent.read_cpu = _since(start)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import DescryError
 
-FORMAT = "descry conversion 1"  # the value of report.json's "format"
+FORMAT = "descry conversion"  # the value of report.json's "format"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -1,6 +1,7 @@
 """One conversion from scan to report, for every dataset the same."""
 
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -117,5 +118,6 @@ class Conversion:
         fingerprint = Fingerprint(self.source, self.settings.png_level)
         with Progress(self.source.name, plan.records, self.progress) as bar:
             todo = Todo(fingerprint, journal, index, space.images, bar)
-            for number, result in run_jobs(worker, todo.jobs(plan), self.workers):
-                todo.done(number, result, self.spent)
+            with closing(run_jobs(worker, todo.jobs(plan), self.workers)) as results:
+                for number, result in results:
+                    todo.done(number, result, self.spent)

@@ -15,7 +15,7 @@ from pydicom.pixels.decoders.base import Decoder
 
 from pipeline.dicom import extended12
 from pipeline.dicom.codestream import inspect, rle_segments
-from pipeline.dicom.header import DicomError, quiet
+from pipeline.dicom.errors import DicomError, quiet
 
 _TWELVE_BIT = "descry-gdcm-12"
 PLUGINS: dict[str, str] = {

@@ -6,7 +6,8 @@ from math import isfinite
 
 from pydicom.dataset import Dataset
 
-from pipeline.dicom.header import Header, quiet
+from pipeline.dicom.errors import quiet
+from pipeline.dicom.header import Header
 from pipeline.dicom.lut import functional_group
 
 AT_DETECTOR = "ImagerPixelSpacing (at the detector)"

@@ -18,33 +18,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from pipeline.data.intensity import Intensity, quantise, scale, tail_limits
-from pipeline.dicom.header import DicomError, Header
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """A modality or VOI look-up table (PS3.3 C.11.1.1 and C.11.2.1.1).
-
-    Attributes
-    ----------
-    entries : array of float64 (n,)
-    first : int
-        The input value that maps to ``entries[0]``; lower inputs map there too, inputs beyond
-        the end map to the last entry.
-    bits : int
-        Depth of the output: it spans 0 .. 2**bits - 1.
-    """
-
-    entries: Floats
-    first: int
-    bits: int
-
-    def __call__(self, values: Floats) -> Floats:
-        """Look up `values` of any shape."""
-        place = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
-        return self.entries[place.astype(np.intp)]
+from pipeline.dicom.errors import DicomError
+from pipeline.dicom.header import Header
+from pipeline.dicom.tables import Floats, Lookup, first_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +69,10 @@ def grey_scale(header: Header, index: int, intensity: Intensity) -> GreyScale:
     try:
         transform = functional_group(dataset, index, "PixelValueTransformationSequence")
         slope, intercept = _rescale(transform if transform is not None else dataset)
-        modality = _lookup(dataset, "ModalityLUTSequence")
-        voi, window, notes = _voi(dataset, index, intensity)
+        signed = dataset.get("PixelRepresentation") == 1
+        modality = first_table(dataset, "ModalityLUTSequence", negative=signed)
+        below_zero = modality is None and (signed or intercept < 0)
+        voi, window, notes = _voi(dataset, index, intensity, below_zero)
         inverted, presentation_notes = _inversion(dataset)
         padding = _padding(dataset)
     except DicomError:
@@ -204,14 +182,14 @@ def _rescale(source: Dataset) -> tuple[float, float]:
 
 
 def _voi(
-    dataset: Dataset, index: int, intensity: Intensity
+    dataset: Dataset, index: int, intensity: Intensity, negative: bool
 ) -> tuple[Lookup | None, tuple[float, float, str] | None, tuple[str, ...]]:
     """VOI LUT, window and notes; a VOI LUT goes before a window where a file has both."""
     if intensity.window == "none":
         return None, None, ()
     item = functional_group(dataset, index, "FrameVOILUTSequence")
     source = item if item is not None else dataset
-    voi = _lookup(source, "VOILUTSequence")
+    voi = first_table(source, "VOILUTSequence", negative=negative)
     if voi is not None:
         many = len(source["VOILUTSequence"].value) > 1
         return voi, None, ("first of several VOI LUTs",) if many else ("VOI LUT applied",)
@@ -265,34 +243,3 @@ def _signed(dataset: Dataset, value: int) -> int:
     if signed and value >= 1 << (bits - 1):
         return value - (1 << bits)
     return value + (1 << bits) if value < 0 and not signed else value
-
-
-def _lookup(source: Dataset, keyword: str) -> Lookup | None:
-    """First item of a LUT sequence, or None where there is none."""
-    items = source.get(keyword)
-    if not items:
-        return None
-    item = items[0]
-    count, first, bits = (int(v) for v in item.LUTDescriptor)
-    entries = lut_entries(item["LUTData"].value, count or 65536, item)
-    if not 1 <= bits <= 16:
-        bits = 16
-    if first > 32767 and keyword == "ModalityLUTSequence":
-        first = _signed_16(source, first)
-    return Lookup(entries, first, max(bits, int(entries.max()).bit_length()))
-
-
-def _signed_16(source: Dataset, value: int) -> int:
-    return value - 65536 if source.get("PixelRepresentation") == 1 else value
-
-
-def lut_entries(data: Any, count: int, item: Dataset) -> Floats:
-    """LUT Data as numbers, whether stored as US, or as bytes of 8 or 16 bits (VR OW)."""
-    if isinstance(data, bytes):
-        little = item.original_encoding[1] is not False
-        wide = len(data) >= 2 * count
-        data = np.frombuffer(data, dtype="u1" if not wide else ("<u2" if little else ">u2"))
-    entries = np.asarray(data, dtype=np.float64).ravel()[:count]
-    if len(entries) == 0:
-        raise DicomError("cannot decode", "a look-up table is empty")
-    return entries

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut
 
 from pipeline.data.intensity import Intensity, histogram, look_up, to_uint8
-from pipeline.dicom.header import DicomError, Header, pixel_stream, quiet, read_header
+from pipeline.dicom.errors import DicomError, quiet
+from pipeline.dicom.header import Header, pixel_stream, read_header
 from pipeline.dicom.lut import GreyScale, apply, grey_scale
 from pipeline.dicom.stored import Layout, pixel_layout, stored_frames
 

@@ -14,6 +14,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.models.acmix_conv import ShiftAndSum
 from pipeline.models.interaction import InteractionSpec
@@ -55,19 +56,30 @@ class AcmixAttention(WindowAttention):
         across = self.shift if width > WINDOW else 0
         taps = self._fill_windows(taps).roll((-down, -across), (1, 2))
         summed = self.conv.add(taps).roll((down, across), (1, 2))
-        return summed.narrow(1, 0, height).narrow(2, 0, width)
+        for axis, side in ((1, height), (2, width)):
+            summed = _first(summed, axis, side)
+        return summed
 
     def _fill_windows(self, taps: Tensor) -> Tensor:
         """Fill up (B, H, W, E) to whole windows with the taps of padding tokens."""
+        _, height, width, _ = taps.shape
+        bottom, right = -height % WINDOW, -width % WINDOW
+        if not (torch.compiler.is_compiling() or bottom or right):
+            return taps
         parts = torch.zeros_like(self.qkv.bias) if self.mask_padding else self.qkv.bias
         fill = self.conv.taps(parts.view(1, 1, 1, 3, self.heads, -1)).to(taps.dtype)
-        for axis in (1, 2):
-            missing = -taps.shape[axis] % WINDOW
-            if missing or torch.compiler.is_compiling():
-                shape = list(taps.shape)
-                shape[axis] = missing
-                taps = torch.cat([taps, fill.expand(shape)], dim=axis)
-        return taps
+        rows = torch.arange(height + bottom, device=taps.device) < height
+        columns = torch.arange(width + right, device=taps.device) < width
+        inside = (rows[:, None] & columns)[:, :, None]
+        return torch.where(inside, F.pad(taps, (0, 0, 0, right, 0, bottom)), fill)
+
+
+def _first(x: Tensor, axis: int, side: int) -> Tensor:
+    """The first `side` positions along an axis."""
+    if torch.compiler.is_compiling():
+        # a slice would tie an exported graph to sides that are, or are not, whole windows
+        return x.index_select(axis, torch.arange(side, device=x.device))
+    return x.narrow(axis, 0, side)
 
 
 class AcmixSwin(Swin):

@@ -29,5 +29,6 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    logits += bias  # in place: it is large, and nothing else needs it
     return torch.softmax(logits, dim=-1).to(v.dtype) @ v

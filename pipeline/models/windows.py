@@ -66,16 +66,18 @@ def window_attention(
     down, across = shift if n > 1 else 0, shift if m > 1 else 0
     fill = qkv.new_zeros(qkv.shape[-1]) if padding is None else padding.to(qkv.dtype)
     x = _roll_in(_roll_in(qkv, 1, n * window, down, fill), 2, m * window, across, fill)
-    x = x.view(batch, n, window, m, window, 3, heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
-    x = x.reshape(3, batch * n * m, heads, window * window, -1)
+    parts = x.view(batch, n, window, m, window, 3, heads, -1).unbind(5)
+    q, k, v = (p.permute(0, 1, 3, 5, 2, 4, 6) for p in parts)  # (B, n, m, h, w, w, d)
+    shape = (batch * n * m, heads, window * window, qkv.shape[-1] // (3 * heads))
     seen = (height, width) if padding is None else (n * window, m * window)
     if down or across or seen != (n * window, m * window):
         mask_of = _mask if torch.compiler.is_compiling() else _mask_once
         rows, columns = (n * window, down, seen[0]), (m * window, across, seen[1])
         mask = mask_of(rows, columns, window, x.device)
         bias = (bias + mask.to(bias.dtype)).flatten(0, 1)[None]  # (1, n*m*h, w*w, w*w)
-        x = x.reshape(3, batch, n * m * heads, window * window, -1)
-    x = biased_attention(x[0], x[1], x[2], bias.to(x.dtype))
+        shape = (batch, n * m * heads, *shape[2:])
+    q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
+    x = biased_attention(q, k, v, bias.to(q.dtype))
     x = x.reshape(batch, n, m, heads, window, window, -1).permute(0, 1, 4, 2, 5, 3, 6)
     x = x.reshape(batch, n * window, m * window, -1)
     return _roll_out(_roll_out(x, 1, height, down), 2, width, across)
@@ -88,17 +90,18 @@ def _roll_in(x: Tensor, axis: int, length: int, shift: int, fill: Tensor) -> Ten
         return x
     shape = list(x.shape)
     shape[axis] = length - size
-    pieces = [x.narrow(axis, shift, size - shift), fill.expand(shape), x.narrow(axis, 0, shift)]
-    return torch.cat([piece for piece in pieces if piece.shape[axis]], dim=axis)
+    # split, since the gradient of its parts is one concatenation
+    first, rest = x.split([shift, size - shift], dim=axis)
+    return torch.cat([rest, fill.expand(shape), first], dim=axis)
 
 
 def _roll_out(x: Tensor, axis: int, size: int, shift: int) -> Tensor:
     """Undo `_roll_in`: the `size` tokens of the map, in place."""
-    length = x.shape[axis]
-    if shift == 0:
-        return x.narrow(axis, 0, size)
-    pieces = [x.narrow(axis, length - shift, shift), x.narrow(axis, 0, size - shift)]
-    return torch.cat(pieces, dim=axis)
+    padding = x.shape[axis] - size
+    if shift == 0 and not torch.compiler.is_compiling() and padding == 0:
+        return x
+    rest, _, first = x.split([size - shift, padding, shift], dim=axis)
+    return torch.cat([first, rest], dim=axis)
 
 
 @lru_cache(maxsize=64)

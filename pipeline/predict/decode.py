@@ -11,15 +11,17 @@ from pathlib import Path
 
 from pipeline.data.images import EXTENSIONS, ImageError, read_image
 from pipeline.data.intensity import Intensity, to_uint8
+from pipeline.dicom.errors import DicomError
 from pipeline.dicom.geometry import spacing
-from pipeline.dicom.header import DicomError, Header, looks_like_dicom, read_header
+from pipeline.dicom.header import Header, read_header
+from pipeline.dicom.parse import looks_like_dicom
 from pipeline.dicom.pixels import frames
 from pipeline.predict.records import Ended, Opened, Picture
 from pipeline.predict.select import Filters, rejected_by
 
 # DICOM objects that are well-formed but hold nothing to look at: skipped, not failed.
 _SKIPPED = ("not DICOM", "not an image object")
-_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF")
+_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 _DICOM_NAMES = (".dcm", ".dicom", ".ima")
 Message = Opened | Picture | Ended
 
@@ -128,7 +130,7 @@ def _uid(header: Header, keyword: str) -> str:
 
 
 def _is_image(file: Path, head: bytes) -> bool:
-    """PNG, JPEG, TIFF, BMP or WebP by content, or by name (then damage is a failure)."""
+    """PNG, JPEG or TIFF by content, any image by name (then damage is a failure)."""
     if head[128:132] == b"DICM":
         return False
     return head.startswith(_MAGIC) or file.suffix.lower() in EXTENSIONS

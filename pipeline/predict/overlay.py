@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.atomic import replacing
+from pipeline.data.draw import COLOURS, draw_boxes
 from pipeline.predict.records import FileResult, FrameResult, Picture
 
 MARK = "Research use only. Not for diagnosis."
 _WAITING = 16  # pictures that may wait for their encoding: bounds the memory
-_COLOURS = ("#ffd000", "#00c8ff", "#ff5a5a", "#7dff6a", "#ff8cf0", "#ffffff")
 
 
 def draw(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> Image.Image:
@@ -39,17 +39,23 @@ def draw(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> 
     font = ImageFont.load_default(size)
     strip = int(font.getlength(MARK)) + size
     canvas = Image.new("RGB", (max(width, strip), height + 2 * size), "black")
-    canvas.paste(Image.fromarray(pixels).convert("RGB"), (0, 0))
+    canvas.paste(_boxes_drawn(pixels, found, classes), (0, 0))
     pen = ImageDraw.Draw(canvas)
-    ids = sorted(classes)
-    # The best detection is drawn last and lies on top.
-    for box, score, label in reversed(
-        list(zip(found.boxes, found.scores, found.labels, strict=True))
-    ):
-        colour = _COLOURS[ids.index(label) % len(_COLOURS)]
-        _draw_box(pen, box, f"{classes[label]} {score:.2f}", colour, font)
     pen.text((size // 2, height + size // 2), MARK, fill="white", font=font)
     return canvas
+
+
+def _boxes_drawn(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> Image.Image:
+    """The frame with its detections; the best is drawn last and lies on top."""
+    xywh = np.array(found.boxes, dtype=np.float64).reshape(-1, 4)[::-1]
+    labels, scores = found.labels[::-1], found.scores[::-1]
+    ids = sorted(classes)
+    return draw_boxes(
+        pixels,
+        np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+        [f"{classes[k]} {score:.2f}" for k, score in zip(labels, scores, strict=True)],
+        [COLOURS[ids.index(k) % len(COLOURS)] for k in labels],
+    )
 
 
 def save_overlay(
@@ -58,22 +64,6 @@ def save_overlay(
     """Draw and write a PNG."""
     with replacing(path, "wb") as stream:
         draw(pixels, found, classes).save(stream, "PNG", compress_level=1)
-
-
-def _draw_box(
-    pen: ImageDraw.ImageDraw,
-    box: list[float],
-    text: str,
-    colour: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
-    x, y, width, height = box
-    line = max(2, int(font.size) // 6 if isinstance(font, ImageFont.FreeTypeFont) else 2)
-    pen.rectangle((x, y, x + width, y + height), outline=colour, width=line)
-    left, top, right, bottom = pen.textbbox((x, y), text, font=font)
-    rise = min(y, bottom - y + line)
-    pen.rectangle((left, top - rise, right, bottom - rise), fill="black")
-    pen.text((x, y - rise), text, fill=colour, font=font)
 
 
 class Overlays:

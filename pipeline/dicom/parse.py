@@ -1,0 +1,134 @@
+"""From bytes to a data set: sniffing, inflating, and where the pixels begin."""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import BinaryIO
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from pipeline.dicom.elements import KEPT
+from pipeline.dicom.errors import DicomError
+
+_PIXEL_TAGS = {
+    0x7FE00008: "FloatPixelData",
+    0x7FE00009: "DoubleFloatPixelData",
+    0x7FE00010: "PixelData",
+}
+_PIXEL_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")
+MAX_INFLATED = 2**30  # bytes
+UNDEFINED = 0xFFFFFFFF  # the length of encapsulated pixel data
+
+
+@dataclass(frozen=True, slots=True)
+class PixelElement:
+    """Where the pixel data element lies: `offset` of its value in the file, in bytes.
+
+    `length` is `UNDEFINED` for encapsulated data; `vr` is empty in implicit VR files.
+    """
+
+    keyword: str
+    vr: str
+    offset: int
+    length: int
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Say whether a file that begins with `head` (132 bytes or more) may be DICOM.
+
+    True with ``DICM`` at byte 128, or when the file opens with an element of group 0002 or
+    0008 in either byte order whose VR is two capitals or whose implicit length is small.
+    """
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 16 or head[:2] not in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08"):
+        return False
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    return explicit or head[6:8] == b"\0\0"
+
+
+def parse(file: BinaryIO, head: bytes) -> tuple[Dataset, UID, BinaryIO]:
+    """Read the data set of an open file up to its pixels.
+
+    Parameters
+    ----------
+    file : binary file
+    head : bytes
+        Its first 2,048 bytes.
+
+    Returns
+    -------
+    dataset : Dataset
+        The elements in `elements.KEPT`.
+    syntax : UID
+        Of files without meta information the one found by sniffing.
+    stream : binary file
+        `file`, or the inflated data set of a deflated one; before the pixel data element.
+    """
+    if DeflatedExplicitVRLittleEndian.encode() in head[132:]:
+        stream = inflated(file, head)
+        dataset = read_dataset(stream, False, True, stop_when=_at_pixels, specific_tags=list(KEPT))
+        return dataset, DeflatedExplicitVRLittleEndian, stream
+    file.seek(0)
+    full = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(KEPT))
+    declared = full.file_meta.get("TransferSyntaxUID")
+    if declared:
+        return full, UID(str(declared)), file
+    implicit, little = full.original_encoding
+    guessed = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    return full, ImplicitVRLittleEndian if implicit else guessed, file
+
+
+def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return int(tag) in _PIXEL_TAGS
+
+
+def inflated(file: BinaryIO, head: bytes) -> BinaryIO:
+    """Inflate the data set of a deflated file, up to a limit (PS3.5 A.5).
+
+    Raises
+    ------
+    DicomError
+        "too large".
+    """
+    (group_length,) = struct.unpack("<I", head[140:144])
+    file.seek(144 + group_length)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = inflater.decompress(file.read(), MAX_INFLATED)
+    if inflater.unconsumed_tail:
+        raise DicomError("too large", f"inflates to more than {MAX_INFLATED >> 20} MiB")
+    return BytesIO(content)
+
+
+def pixel_element(stream: BinaryIO, syntax: UID) -> PixelElement | None:
+    """Read the head of the pixel data element that comes next in `stream` (PS3.5 7.1.2).
+
+    Explicit and implicit VR are told apart by the bytes and not by the transfer syntax, which
+    some writers get wrong: read as an implicit length, a VR would be an odd number, and lengths
+    are even.
+    """
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    start = stream.read(8)
+    if len(start) < 8:
+        return None
+    group, number = struct.unpack(order + "HH", start[:4])
+    keyword = _PIXEL_TAGS.get(group << 16 | number)
+    if keyword is None:
+        return None
+    explicit = start[4:6] in _PIXEL_VRS and start[6:8] == b"\0\0"
+    raw = stream.read(4) if explicit else start[4:8]
+    if len(raw) < 4:
+        return None
+    (length,) = struct.unpack(order + "I", raw)
+    return PixelElement(keyword, start[4:6].decode() if explicit else "", stream.tell(), length)
