@@ -150,7 +150,7 @@ def test_report_accounts_for_every_file_row_box_and_image(messy):
             "decoder crashed": 2,
             "decoder failed": 1,
             "duplicate of an image in another split": 1,
-            "image file missing": 1,
+            "image missing": 1,
         },
     }
 
@@ -196,7 +196,7 @@ def test_every_drop_is_listed_with_place_and_reason(messy):
         ("file", ".DS_Store", "hidden or system file"),
         ("file", "notes.txt", "not an input of this converter"),
         ("file", "pictures/alone.png", "image that no annotation names"),
-        ("image", "pictures/absent.png", "image file missing"),
+        ("image", "pictures/absent.png", "image missing"),
         ("image", "pictures/broken.png", "corrupt image"),
         ("image", "pictures/bug.png", "decoder failed"),
         ("image", "pictures/copy.png", "duplicate of an image in another split"),

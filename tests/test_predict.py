@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pydicom import uid
 from pydicom.data import get_testdata_file
 
+from pipeline.data.draw import COLOURS
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 from pipeline.predict.options import Options
@@ -175,7 +176,7 @@ def test_overlays_are_drawn_where_something_is_found(source, tmp_path):
     drawn = np.asarray(Image.open(tmp_path / "out" / "overlays" / names[-1]))
     assert drawn.shape[0] > 40  # the mark stands in a strip below the picture
     assert drawn[40:].max() == 255
-    assert drawn[20, 10].tolist() == [255, 208, 0]  # the corner of the box
+    assert drawn[20, 10].tolist() == list(COLOURS[0])  # the corner of the box
     assert drawn[5, 40].tolist() == [30, 30, 30]
 
 

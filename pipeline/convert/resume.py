@@ -83,7 +83,7 @@ class Todo:
             try:
                 digest = self.fingerprint.of(record)
             except FileNotFoundError:
-                self._enter(number, NEVER_REUSED, record, dropped(record, "image file missing"))
+                self._enter(number, NEVER_REUSED, record, dropped(record, "image missing"))
                 continue
             place = self.journal.find(digest)
             if place is not None and self._is_whole(entry := self.journal.at(place)):
