@@ -5,11 +5,13 @@
 A copy of a sample file is a file of its own on the disk: it has another patientId (the first
 eight digits are the copy's number) and other pixels, because some steps of its JPEG quantisation
 table are raised by one. So nothing is a duplicate, and each costs what a real file costs. 26,684
-images take 3.5 GB of input and about 9 GB of output, both removed at the end.
+images take 3.5 GB of input and about 10 GB of output, both removed at the end.
 
 What is measured: images per second; how much of the workers' time (processes x wall clock, from
-start of the program to its end) and of all processor time passes in decoding and encoding; the
-largest memory of the parent and of a worker.
+the first scan to the last report) and of all processor time (start of Python included) passes in
+decoding (from the DICOM file to 8-bit pixels) and encoding (to PNG, with writing the file); the
+largest memory of the parent and of a worker. About 3 s of processor time are spent on starting
+three Python processes, which shows in small runs. Run it on an idle machine.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.convert import convert, open_source
 from pipeline.convert.records import Ledger, Record, Unreadable
-from pipeline.convert.rsna import Rsna
+from pipeline.convert.rsna import IMPLAUSIBLE_AGE, Rsna
 from pipeline.convert.rsna_header import describe
 from pipeline.errors import DescryError
 
@@ -86,7 +86,8 @@ def test_sample_counts() -> None:
         "Normal": 4,
         "No Lung Opacity / Not Normal": 7,
     }
-    assert Counter(record.attributes["view_position"] for record in records) == {"PA": 10, "AP": 6}
+    views = [describe(SAMPLE / record.path).attributes["view_position"] for record in records]
+    assert Counter(views) == {"PA": 10, "AP": 6}
     assert ledger.rows_read == {LABELS: 21, INFO: 21}
     assert reasons(ledger) == {("row", "class repeated for a further box"): 5}
     assert any(f"{MAPPING} is missing" in note for note in ledger.notes)
@@ -101,8 +102,8 @@ def test_sample_record() -> None:
         (264.0, 152.0, 213.0, 379.0, f"{LABELS}:6"),
         (562.0, 152.0, 256.0, 453.0, f"{LABELS}:7"),
     ]
-    assert record.attributes == {
-        "finding": "Lung Opacity",
+    assert record.attributes == {"finding": "Lung Opacity"}
+    assert Rsna(SAMPLE).read(record).attributes == {
         "view_position": "AP",
         "sex": "F",
         "age": 32,
@@ -236,9 +237,10 @@ def test_ages_cause_no_warning(
 
 def test_impossible_ages_are_counted(two: Path) -> None:
     dicom(two / "stage_2_train_images" / f"{A}.dcm", PatientAge="155")
-    records, ledger = scan(two)
-    assert "age" not in records[0].attributes
-    assert "1 images have an implausible age; their age is left out." in ledger.notes
+    records, _ = scan(two)
+    pictures = [Rsna(two).read(record) for record in records]
+    assert "age" not in pictures[0].attributes
+    assert [IMPLAUSIBLE_AGE in picture.notes for picture in pictures] == [True, False]
 
 
 # --- wrong input ------------------------------------------------------------------------------

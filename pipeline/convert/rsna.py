@@ -30,6 +30,7 @@ CLASS_INFO = "stage_2_detailed_class_info.csv"
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 TEST_IMAGES = "stage_2_test_images"
 SUBMISSION = "stage_2_sample_submission.csv"
+IMPLAUSIBLE_AGE = "implausible age left out"
 COMPLETE_ROWS = 30_227  # of the label table as Kaggle gives it
 
 
@@ -67,11 +68,8 @@ class Rsna:
         labels = {identity: labels[identity] for identity in sorted(images.keys() & labels.keys())}
         findings = self._findings(labels, ledger)
         nih_images = self._nih_images(labels, ledger)
-        odd_ages = 0
         ledger.use(LABELS, sum(len(found.negatives) for found in labels.values()))
         for identity in labels:
-            header = describe(self.raw / images[identity])
-            odd_ages += header.odd_age
             nih_image = nih_images.get(identity, "")
             texts = {"finding": findings.get(identity, ""), "nih_image": nih_image}
             yield Record(
@@ -79,10 +77,8 @@ class Rsna:
                 path=images[identity],
                 boxes=tuple(labels[identity].boxes),
                 group=f"nih-{nih_image[:8]}" if nih_image else identity,
-                attributes={**header.attributes, **{k: v for k, v in texts.items() if v}},
+                attributes={k: v for k, v in texts.items() if v},
             )
-        if odd_ages:
-            ledger.note(f"{odd_ages} images have an implausible age; their age is left out.")
 
     def categories(self) -> list[tuple[str, str]]:
         """Return the only class of the challenge."""
@@ -96,7 +92,9 @@ class Rsna:
             raise Unreadable("image missing") from error
         except (DicomError, OSError) as error:
             raise Unreadable("corrupt image", str(error)) from error
-        return Picture(frame.pixels, record.boxes, notes=frame.notes)
+        header = describe(self.raw / record.path)  # here and not in `scan`: many processes read
+        notes = (*frame.notes, *([IMPLAUSIBLE_AGE] if header.odd_age else []))
+        return Picture(frame.pixels, record.boxes, notes=notes, attributes=header.attributes)
 
     def _images(self, ledger: Ledger) -> dict[str, str]:
         """Image id -> path relative to the raw folder."""

@@ -1,7 +1,7 @@
 """GLMix: soft clustering of all positions into slots, beside a convolution for detail.
 
 After "Revisiting the Integration of Convolution and Attention for Vision Backbone"
-(Zhu et al., NeurIPS 2024), with figures checked against its released code:
+(Zhu et al., NeurIPS 2024, arXiv 2411.14429), with figures checked against its released code:
 
     S = A(x)                                        (M, C)   slots: x averaged over 8x8 parts
     L = s * norm(S) norm(y)^T                       (M, N)   cosine logits, s learnable
