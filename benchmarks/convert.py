@@ -31,10 +31,10 @@ from typing import Any
 
 from pipeline.atomic import write_json
 from pipeline.convert import open_source
-from pipeline.convert.pool import cores
-from pipeline.convert.report import Settings
-from pipeline.convert.split import Fractions
-from pipeline.convert.writer import Conversion
+from pipeline.convert.engine.pool import cores
+from pipeline.convert.engine.report import Settings
+from pipeline.convert.engine.split import Fractions
+from pipeline.convert.engine.writer import Conversion
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "datasets" / "rsna" / "sample"

@@ -26,7 +26,7 @@ def convert(params: Params, name: DatasetName, raw: Path | None, out: Path | Non
     """Convert one dataset; return the line for the console."""
     from pipeline.convert import convert as run
     from pipeline.convert import open_source
-    from pipeline.convert.report import summary_line
+    from pipeline.convert.engine.report import summary_line
 
     settings = asdict(getattr(params.convert, name))
     if name == "nih":

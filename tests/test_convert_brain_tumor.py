@@ -10,11 +10,11 @@ import scipy.io
 from PIL import Image
 
 from pipeline.convert import convert, open_source
-from pipeline.convert.brain_tumor import BrainTumor
-from pipeline.convert.cheng_mat import compare_border, to_unsigned
-from pipeline.convert.folders import BadRow, original_name
+from pipeline.convert.brain_tumor.cheng_mat import compare_border, to_unsigned
+from pipeline.convert.brain_tumor.source import BrainTumor
+from pipeline.convert.formats.folders import BadRow, original_name
+from pipeline.convert.formats.yolo import parse_row
 from pipeline.convert.records import Ledger, Record, Unreadable
-from pipeline.convert.yolo import parse_row
 from pipeline.errors import DescryError
 
 DATASET = Path(__file__).parent.parent / "datasets" / "brain_tumor"

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from pipeline.convert import convert, open_source
-from pipeline.convert import tiles as tiles_module
 from pipeline.convert.ccellbio import CCellBio
-from pipeline.convert.coco_layout import split_of
-from pipeline.convert.orient import AMBIGUOUS, TURNED, turn
+from pipeline.convert.formats import tiles as tiles_module
+from pipeline.convert.formats.coco import split_of
+from pipeline.convert.formats.orient import AMBIGUOUS, TURNED, turn
+from pipeline.convert.formats.strips import read_stored
+from pipeline.convert.formats.tiles import Tiling, clip, read_tile
 from pipeline.convert.records import Box, Ledger, Record, Unreadable
-from pipeline.convert.strips import read_stored
-from pipeline.convert.tiles import Tiling, clip, read_tile
 from pipeline.data.images import read_image
 from pipeline.errors import DescryError
 

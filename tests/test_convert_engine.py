@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from toy_source import Toy
 
 from pipeline.convert import SOURCES, convert, open_source
-from pipeline.convert.report import summary_line
+from pipeline.convert.engine.report import summary_line
 from pipeline.data.coco import load_coco
 from pipeline.errors import DescryError
 
@@ -66,7 +66,9 @@ def messy(tmp_path_factory):
     """A dataset with every fault, and its conversion with an official split."""
     raw = tmp_path_factory.mktemp("messy") / "raw"
     pictures = raw / "pictures"
-    for i, name in enumerate(["a", "b", "c", "copy", "t", "v", "segfault", "exit", "bug", "alone"]):
+    for i, name in enumerate(
+        ["a", "b", "c", "copy", "t", "v", "segfault", "exit", "bug", "alone", "lost"]
+    ):
         _picture(pictures / f"{name}.png", i)
     (pictures / "copy.png").write_bytes((pictures / "t.png").read_bytes())
     _picture(pictures / "sub" / "turned.jpg", 50, "RGB", exif=_exif(6))
@@ -96,6 +98,9 @@ def messy(tmp_path_factory):
             ["photo.jpg", "p6", "train", "cell", 1, 1, 5, 5],  # 16
             ["deep.tif", "p7", "test", "nucleus", 1, 1, 5, 5],  # 17
             ["malformed"],  # 18
+            ["b.png", "p1", "train", "cell", 1, 1, 5, 5],  # 19
+            ["v.png", "p1", "val", "cell", 1, 1, 5, 5],  # 20
+            ["lost.png", "p8", "train", "cell", 3, 3, 0, 0],  # 21 has an object, but no usable box
         ],
     )
     out = raw.parent / "out"
@@ -113,10 +118,10 @@ def test_report_accounts_for_every_file_row_box_and_image(messy):
     _, out, report = messy
     assert report == json.loads((out / "report.json").read_text())
     assert report["files"] == {
-        "found": 17,
+        "found": 18,
         "used as images": 8,
         "used as annotations": 1,
-        "dropped": 5,  # segfault, exit, bug, broken, copy
+        "dropped": 6,  # segfault, exit, bug, broken, copy, lost
         "unused": {
             "hidden or system file": 1,
             "image that no annotation names": 1,
@@ -124,26 +129,26 @@ def test_report_accounts_for_every_file_row_box_and_image(messy):
         },
     }
     assert report["rows"] == {
-        "read": 18,
-        "read by file": {"labels.csv": 18},
-        "used for boxes": 16,
+        "read": 21,
+        "read by file": {"labels.csv": 21},
+        "used for boxes": 19,
         "used without a box": 1,
         "dropped": {"malformed row": 1},
     }
     assert report["boxes"] == {
-        "in": 16,
-        "out": 6,
+        "in": 19,
+        "out": 8,
         "clipped": 1,
         "dropped": {
             "coordinates not finite": 1,
             "image dropped": 6,
             "outside the image": 1,
             "under 1 pixel on a side inside the image": 1,
-            "zero or negative size": 1,
+            "zero or negative size": 2,
         },
     }
     assert report["images"] == {
-        "in": 14,
+        "in": 15,
         "out": 8,
         "dropped": {
             "corrupt image": 1,
@@ -151,6 +156,7 @@ def test_report_accounts_for_every_file_row_box_and_image(messy):
             "decoder failed": 1,
             "duplicate of an image in another split": 1,
             "image missing": 1,
+            "no usable box, and not a negative": 1,
         },
     }
 
@@ -158,8 +164,8 @@ def test_report_accounts_for_every_file_row_box_and_image(messy):
 def test_report_describes_splits_leaks_and_copies(messy):
     _, _, report = messy
     assert report["splits"] == {
-        "train": {"images": 5, "negatives": 2, "boxes": 4, "classes": {"cell": 3, "nucleus": 1}},
-        "val": {"images": 1, "negatives": 1, "boxes": 0, "classes": {"cell": 0, "nucleus": 0}},
+        "train": {"images": 5, "negatives": 1, "boxes": 5, "classes": {"cell": 4, "nucleus": 1}},
+        "val": {"images": 1, "negatives": 0, "boxes": 1, "classes": {"cell": 1, "nucleus": 0}},
         "test": {"images": 2, "negatives": 0, "boxes": 2, "classes": {"cell": 1, "nucleus": 1}},
     }
     assert report["split"] == "Official splits train, val, test."
@@ -175,8 +181,8 @@ def test_report_describes_splits_leaks_and_copies(messy):
         "png_level": 1,
     }
     assert summary_line(report) == (
-        "toy: 14 images in, 8 out (train 5, val 1, test 2; 3 without boxes), 16 boxes in, 6 out "
-        "(1 clipped); dropped 6 images, 10 boxes, 1 rows"
+        "toy: 15 images in, 8 out (train 5, val 1, test 2; 1 without boxes), 19 boxes in, 8 out "
+        "(1 clipped); dropped 7 images, 11 boxes, 1 rows"
     )
 
 
@@ -202,6 +208,8 @@ def test_every_drop_is_listed_with_place_and_reason(messy):
         ("image", "pictures/copy.png", "duplicate of an image in another split"),
         ("image", "pictures/exit.png", "decoder crashed"),
         ("image", "pictures/segfault.png", "decoder crashed"),
+        ("box", "labels.csv:21", "zero or negative size"),
+        ("image", "pictures/lost.png", "no usable box, and not a negative"),
         ("row", "labels.csv:18", "malformed row"),
     }
     detail = {where: detail for kind, where, _, detail in rows if kind == "image"}
@@ -230,7 +238,7 @@ def test_coco_files_hold_what_is_left(messy):
     assert [i["file_name"] for i in coco["train"]["images"]] == [
         "a.png", "b.png", "c.png", "sub/turned.png", "photo.jpg",
     ]  # fmt: skip
-    assert coco["val"]["annotations"] == []
+    assert [a["bbox"] for a in coco["val"]["annotations"]] == [[1.0, 1.0, 5.0, 5.0]]
     assert coco["test"]["images"][1] == {
         "id": 2,
         "file_name": "deep.png",
@@ -244,6 +252,7 @@ def test_coco_files_hold_what_is_left(messy):
     assert boxes == [
         (1, 1, [5.0, 5.0, 10.0, 10.0]),
         (1, 2, [0.0, 5.0, 6.0, 10.0]),
+        (2, 1, [1.0, 1.0, 5.0, 5.0]),
         (4, 1, [1.0, 1.0, 5.0, 5.0]),
         (5, 1, [1.0, 1.0, 5.0, 5.0]),
     ]

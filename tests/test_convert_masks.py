@@ -7,8 +7,8 @@ import pytest
 from cod10k_factory import FISH, MOTH, H, W, boxes_of, drops_of, release, scan, two_fish, with_masks
 from PIL import Image
 
-from pipeline.convert.cod10k import Cod10k
-from pipeline.convert.masks import (
+from pipeline.convert.cod10k.source import Cod10k
+from pipeline.convert.formats.masks import (
     component_extents,
     foreground,
     index_extents,

@@ -15,8 +15,8 @@ from PIL import Image
 
 from pipeline.convert import convert, open_source
 from pipeline.convert.records import Ledger, Record, Unreadable
-from pipeline.convert.rsna import IMPLAUSIBLE_AGE, Rsna
-from pipeline.convert.rsna_header import describe
+from pipeline.convert.rsna.header import describe
+from pipeline.convert.rsna.source import IMPLAUSIBLE_AGE, Rsna
 from pipeline.errors import DescryError
 
 DATASETS = Path(__file__).parent.parent / "datasets"

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.convert.duplicates import find_copies
-from pipeline.convert.split import (
+from pipeline.convert.engine.duplicates import find_copies
+from pipeline.convert.engine.split import (
     Fractions,
     assign_splits,
     count_leaking,

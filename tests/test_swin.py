@@ -6,7 +6,6 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.models.classifier import Classifier
-from pipeline.models.interaction import InteractionSpec
 from pipeline.models.swin import Swin
 
 

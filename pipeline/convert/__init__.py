@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "ccellbio": ("ccellbio", "CCellBio"),
-    "cod10k": ("cod10k", "Cod10k"),
-    "brain_tumor": ("brain_tumor", "BrainTumor"),
-    "nih": ("nih", "Nih"),
-    "rsna": ("rsna", "Rsna"),
+    "cod10k": ("cod10k.source", "Cod10k"),
+    "brain_tumor": ("brain_tumor.source", "BrainTumor"),
+    "nih": ("nih.source", "Nih"),
+    "rsna": ("rsna.source", "Rsna"),
 }
 
 
@@ -96,7 +96,7 @@ def _looks_like(kind: "type[Source]", raw: Path) -> bool:
 
 
 def convert(source: "Source", out: Path, **options: Any) -> dict[str, Any]:
-    """Convert `source` into the folder `out`; see `pipeline.convert.writer.convert`."""
-    from pipeline.convert.writer import convert as run  # numpy and all the rest, only now
+    """Convert `source` into the folder `out`; see `pipeline.convert.engine.writer.convert`."""
+    from pipeline.convert.engine.writer import convert as run  # numpy and all the rest, only now
 
     return run(source, out, **options)

@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.convert.coco_layout import find_coco
-from pipeline.convert.folders import Layout, Selection, bases
+from pipeline.convert.formats.coco import find_coco
+from pipeline.convert.formats.folders import Layout, Selection, bases
+from pipeline.convert.formats.tiles import Tiler, Tiling, read_tile
+from pipeline.convert.formats.voc import open_voc
+from pipeline.convert.formats.yolo import find_folders, open_yolo
 from pipeline.convert.records import Ledger, Picture, Record, require
-from pipeline.convert.tiles import Tiler, Tiling, read_tile
-from pipeline.convert.voc import open_voc
-from pipeline.convert.yolo import find_folders, open_yolo
 from pipeline.errors import DescryError
 
 LAYOUTS = ("auto", "coco", "voc", "yolo")

@@ -1,10 +1,10 @@
 """GLNet: a pyramid of blocks that cluster all positions into 64 slots (GLMix) beside a convolution.
 
 After "Revisiting the Integration of Convolution and Attention for Vision Backbone"
-(Zhu et al., NeurIPS 2024, arXiv 2411.14429). Four stages at strides 4 to 32; GLMix where maps are large, plain
-self-attention where they are small, in stage 3 of the 4G family by turns. ACP and CAT act on each
-block's grid: `stream` at its start, so that the initial slots are pooled from the enriched map;
-`branch` between the norm and the mixing.
+(Zhu et al., NeurIPS 2024, arXiv 2411.14429). Four stages at strides 4 to 32; GLMix where maps are
+large, plain self-attention where they are small, in stage 3 of the 4G family by turns. ACP and
+CAT act on each block's grid: `stream` at its start, so that the initial slots are pooled from the
+enriched map; `branch` between the norm and the mixing.
 """
 
 from dataclasses import dataclass

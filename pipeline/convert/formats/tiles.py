@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.convert.folders import displayed_size, is_turned, read_ordinary
+from pipeline.convert.formats.folders import displayed_size, is_turned, read_ordinary
+from pipeline.convert.formats.strips import Rectangle, read_stored
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
-from pipeline.convert.strips import Rectangle, read_stored
 from pipeline.errors import DescryError
 
 NO_TILE = "too little of it inside any tile"

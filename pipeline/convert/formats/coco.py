@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.convert.folders import (
+from pipeline.convert.formats.folders import (
     SPLIT_NAMES,
     BadRow,
     Selection,
@@ -46,7 +46,7 @@ class CocoLayout:
         return self.selection.order([name for name in self.declared if name in self.used])
 
     def records(self, ledger: Ledger) -> Iterator[Record]:
-        """Yield one record per listed image, by file; see `pipeline.convert.folders.Layout`."""
+        """Yield one record per listed image, by file (see `formats.folders.Layout`)."""
         for file in self.files:
             coco = load_coco(file)
             self._declare(coco["categories"], file)

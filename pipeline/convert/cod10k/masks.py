@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.convert.masks import (
+from pipeline.convert.formats.masks import (
     Extent,
     component_extents,
     foreground,

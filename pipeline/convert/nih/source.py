@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.convert.folders import read_ordinary
-from pipeline.convert.nih_rows import CLASSES
-from pipeline.convert.nih_survey import Survey
+from pipeline.convert.formats.folders import read_ordinary
+from pipeline.convert.nih.rows import CLASSES
+from pipeline.convert.nih.survey import Survey
 from pipeline.convert.records import Ledger, Picture, Record
 from pipeline.errors import DescryError
 

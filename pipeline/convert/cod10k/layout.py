@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.convert.folders import bases
+from pipeline.convert.formats.folders import bases
 from pipeline.errors import DescryError
 
 SPLIT_NAMES = ("train", "test")

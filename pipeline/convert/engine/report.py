@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pipeline
-from pipeline.convert.boxes import RULES
-from pipeline.convert.files import ANNOTATION, DROPPED, IMAGE, UNUSED, reason_unused
-from pipeline.convert.plan import Plan, describe
+from pipeline.convert.engine.boxes import RULES
+from pipeline.convert.engine.files import ANNOTATION, DROPPED, IMAGE, UNUSED, reason_unused
+from pipeline.convert.engine.plan import Plan, describe
+from pipeline.convert.engine.split import Fractions
+from pipeline.convert.engine.worker import box_of_dropped, place
+from pipeline.convert.engine.workspace import FORMAT
 from pipeline.convert.records import SPLITS, Source
-from pipeline.convert.split import Fractions
-from pipeline.convert.worker import box_of_dropped, place
-from pipeline.convert.workspace import FORMAT
 
 DUPLICATE = "duplicate of an image in another split"
 _FILES_APART = 5  # annotation files of one folder and type that are listed one by one

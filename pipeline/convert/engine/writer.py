@@ -5,18 +5,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from pipeline.convert.assemble import Assembly
-from pipeline.convert.index import Index
-from pipeline.convert.journal import Journal
-from pipeline.convert.plan import Plan
-from pipeline.convert.pool import cores, run_jobs
-from pipeline.convert.progress import Progress
+from pipeline.convert.engine.assemble import Assembly
+from pipeline.convert.engine.index import Index
+from pipeline.convert.engine.journal import Journal
+from pipeline.convert.engine.plan import Plan
+from pipeline.convert.engine.pool import cores, run_jobs
+from pipeline.convert.engine.progress import Progress
+from pipeline.convert.engine.report import Settings
+from pipeline.convert.engine.resume import Fingerprint, Todo
+from pipeline.convert.engine.split import Fractions
+from pipeline.convert.engine.worker import Spent, Worker
+from pipeline.convert.engine.workspace import Workspace, open_workspace
 from pipeline.convert.records import Source
-from pipeline.convert.report import Settings
-from pipeline.convert.resume import Fingerprint, Todo
-from pipeline.convert.split import Fractions
-from pipeline.convert.worker import Spent, Worker
-from pipeline.convert.workspace import Workspace, open_workspace
 from pipeline.errors import DescryError
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.convert.folders import BadRow, Selection, images_in, original_name, relative
+from pipeline.convert.formats.folders import BadRow, Selection, images_in, original_name, relative
 from pipeline.convert.records import Box, Ledger, Record
 from pipeline.errors import DescryError
 
@@ -46,7 +46,7 @@ class VocLayout:
         return self.selection.order(sorted(self.found))
 
     def records(self, ledger: Ledger) -> Iterator[Record]:
-        """Yield one record per xml file with an image; see `pipeline.convert.folders.Layout`."""
+        """Yield one record per xml file with an image (see `formats.folders.Layout`)."""
         splits = self._splits(ledger)
         images = images_in(self.images, self.raw, ledger)
         for path in sorted(self.annotations.glob("*.xml")):

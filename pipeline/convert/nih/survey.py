@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.convert.listing import files_by_name
-from pipeline.convert.nih_rows import (
+from pipeline.convert.formats.listing import files_by_name
+from pipeline.convert.formats.tables import Row, find_table, parse_rows
+from pipeline.convert.nih.rows import (
     CLASSES,
     Entry,
     attributes,
@@ -15,7 +16,6 @@ from pipeline.convert.nih_rows import (
     parse_entry,
 )
 from pipeline.convert.records import Box, Ledger, Record
-from pipeline.convert.tables import Row, find_table, parse_rows
 from pipeline.errors import DescryError
 
 FRAME = 1024  # pixels; the boxes are given in it

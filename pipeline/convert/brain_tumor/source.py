@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.convert.cheng import FOLDS, read_slice, scan_slices, slice_files
-from pipeline.convert.cheng_mat import LABELS
-from pipeline.convert.folders import Selection, bases, read_ordinary
+from pipeline.convert.brain_tumor.cheng import FOLDS, read_slice, scan_slices, slice_files
+from pipeline.convert.brain_tumor.cheng_mat import LABELS
+from pipeline.convert.formats.folders import Selection, bases, read_ordinary
+from pipeline.convert.formats.yolo import find_folders, open_yolo
 from pipeline.convert.records import Ledger, Picture, Record, require
-from pipeline.convert.yolo import find_folders, open_yolo
 from pipeline.errors import DescryError
 
 LAYOUTS = ("auto", "cheng", "yolo")

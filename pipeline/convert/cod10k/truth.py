@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipeline.convert.cod10k_json import Entry, read_annotations, read_listing
-from pipeline.convert.cod10k_layout import Places
-from pipeline.convert.folders import relative
+from pipeline.convert.cod10k.json import Entry, read_annotations, read_listing
+from pipeline.convert.cod10k.layout import Places
+from pipeline.convert.formats.folders import relative
 from pipeline.convert.records import Ledger, Unreadable
 from pipeline.data.images import EXTENSIONS
 from pipeline.errors import DescryError

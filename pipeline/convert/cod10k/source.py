@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-from pipeline.convert.cod10k_json import Entry
-from pipeline.convert.cod10k_layout import Places, find_layout
-from pipeline.convert.cod10k_masks import measure
-from pipeline.convert.cod10k_names import (
+from pipeline.convert.cod10k.json import Entry
+from pipeline.convert.cod10k.layout import Places, find_layout
+from pipeline.convert.cod10k.masks import measure
+from pipeline.convert.cod10k.names import (
     CLASSES,
     Classes,
     Name,
@@ -21,7 +21,7 @@ from pipeline.convert.cod10k_names import (
     label_of,
     parse_name,
 )
-from pipeline.convert.cod10k_truth import (
+from pipeline.convert.cod10k.truth import (
     Truth,
     compare_with_listing,
     drop_image,
@@ -29,7 +29,7 @@ from pipeline.convert.cod10k_truth import (
     drop_unused_masks,
     load_truth,
 )
-from pipeline.convert.folders import images_in, read_ordinary, relative
+from pipeline.convert.formats.folders import images_in, read_ordinary, relative
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
 from pipeline.errors import DescryError
 

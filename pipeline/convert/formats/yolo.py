@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.convert.folders import (
+from pipeline.convert.formats.folders import (
     SPLIT_NAMES,
     BadRow,
     Selection,
@@ -18,8 +18,8 @@ from pipeline.convert.folders import (
     original_name,
     relative,
 )
+from pipeline.convert.formats.yolo_names import Names, find_names
 from pipeline.convert.records import Box, Ledger, Record
-from pipeline.convert.yolo_names import Names, find_names
 from pipeline.errors import DescryError
 
 # Rounded exports overshoot the border by a hair; anything more is not a fraction of the image.
@@ -120,7 +120,7 @@ class YoloLayout:
         return self.declared[0].names
 
     def records(self, ledger: Ledger) -> Iterator[Record]:
-        """Yield one record per image; see `pipeline.convert.folders.Layout`."""
+        """Yield one record per image (see `formats.folders.Layout`)."""
         for names in dict.fromkeys(self.declared):
             names.account(self.raw, ledger)
         for folder in self.folders:

@@ -10,15 +10,15 @@ import numpy as np
 
 import pipeline
 from pipeline.atomic import write_csv, write_json
-from pipeline.convert.duplicates import find_copies
-from pipeline.convert.files import ANNOTATION, DROPPED, IMAGE, UNUSED, Numbers, walk
-from pipeline.convert.index import Index
-from pipeline.convert.journal import Journal
-from pipeline.convert.plan import Plan, number_of
+from pipeline.convert.engine.duplicates import find_copies
+from pipeline.convert.engine.files import ANNOTATION, DROPPED, IMAGE, UNUSED, Numbers, walk
+from pipeline.convert.engine.index import Index
+from pipeline.convert.engine.journal import Journal
+from pipeline.convert.engine.plan import Plan, number_of
+from pipeline.convert.engine.report import Books, Settings, header, most_frequent
+from pipeline.convert.engine.split import NONE, Assignment, assign_splits
+from pipeline.convert.engine.workspace import Workspace
 from pipeline.convert.records import SPLITS, Source
-from pipeline.convert.report import Books, Settings, header, most_frequent
-from pipeline.convert.split import NONE, Assignment, assign_splits
-from pipeline.convert.workspace import Workspace
 from pipeline.data.coco import write_coco
 from pipeline.errors import DescryError
 

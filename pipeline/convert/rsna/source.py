@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.convert.listing import files_by_name
+from pipeline.convert.formats.listing import files_by_name
+from pipeline.convert.formats.tables import find_table
 from pipeline.convert.records import Ledger, Picture, Record, Unreadable
-from pipeline.convert.rsna_header import describe
-from pipeline.convert.rsna_mapping import read_mapping
-from pipeline.convert.rsna_rows import CLASS, Labels, read_findings, read_labels
-from pipeline.convert.tables import find_table
+from pipeline.convert.rsna.header import describe
+from pipeline.convert.rsna.mapping import read_mapping
+from pipeline.convert.rsna.rows import CLASS, Labels, read_findings, read_labels
 from pipeline.data.intensity import Intensity
 from pipeline.dicom.header import DicomError
 from pipeline.dicom.pixels import read_frame

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.convert.plan import number_of
+from pipeline.convert.engine.plan import number_of
+from pipeline.convert.engine.split import NONE, group_number
 from pipeline.convert.records import SPLITS
-from pipeline.convert.split import NONE, group_number
 
 
 class Index:

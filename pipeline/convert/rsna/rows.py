@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.convert.formats.tables import MALFORMED, Row, find_columns, parse_rows, read_rows
 from pipeline.convert.records import Box, Ledger, Unreadable
-from pipeline.convert.tables import MALFORMED, Row, find_columns, parse_rows, read_rows
 
 Parsed = TypeVar("Parsed")
 CLASS = "Lung Opacity"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.convert.plan import number_of, writable
+from pipeline.convert.engine.plan import number_of, writable
 from pipeline.data.images import EXTENSIONS
 
 IMAGE, ANNOTATION, DROPPED, UNUSED = "images", "annotations", "dropped", "unused"

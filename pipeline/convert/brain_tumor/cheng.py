@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from pipeline.convert.cheng_mat import (
+from pipeline.convert.brain_tumor.cheng_mat import (
     compare_border,
     load,
     read_head,
     read_vector,
     to_unsigned,
 )
-from pipeline.convert.folders import relative
-from pipeline.convert.masks import whole_extent
+from pipeline.convert.formats.folders import relative
+from pipeline.convert.formats.masks import whole_extent
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
 from pipeline.errors import DescryError
 

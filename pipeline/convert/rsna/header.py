@@ -6,7 +6,7 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
-from pipeline.convert.ages import age_in_years
+from pipeline.convert.formats.ages import age_in_years
 from pipeline.dicom.header import quiet
 
 _KEYWORDS = ["PatientAge", "PatientSex", "ViewPosition", "PixelSpacing"]

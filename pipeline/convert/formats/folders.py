@@ -8,7 +8,7 @@ from typing import Protocol
 
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.convert.orient import in_displayed_frame
+from pipeline.convert.formats.orient import in_displayed_frame
 from pipeline.convert.records import Ledger, Picture, Record, Unreadable
 from pipeline.data.images import EXTENSIONS, ImageError, read_image
 from pipeline.errors import DescryError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.convert.masks import segmentation_extent
+from pipeline.convert.formats.masks import segmentation_extent
 from pipeline.convert.records import Box, Ledger
 from pipeline.errors import DescryError
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.convert.folders import SPLIT_NAMES, relative
+from pipeline.convert.formats.folders import SPLIT_NAMES, relative
 from pipeline.convert.records import Ledger
 from pipeline.errors import DescryError
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.convert.ages import age_in_years
+from pipeline.convert.formats.ages import age_in_years
+from pipeline.convert.formats.tables import MALFORMED, Row, read_rows
 from pipeline.convert.records import Box, Ledger, Unreadable
-from pipeline.convert.tables import MALFORMED, Row, read_rows
 
 CLASSES = (
     "Atelectasis",

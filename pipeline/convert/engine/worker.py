@@ -1,13 +1,14 @@
 """What happens to one record in a worker process: read, check boxes, write, describe."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.convert.boxes import Checked, check_boxes
-from pipeline.convert.encode import copy_file, copyable_as, pixel_digest, write_png
+from pipeline.convert.engine.boxes import Checked, check_boxes
+from pipeline.convert.engine.encode import copy_file, copyable_as, pixel_digest, write_png
+from pipeline.convert.engine.workspace import unwritable
 from pipeline.convert.records import Box, Drop, Picture, Record, Source, Unreadable
-from pipeline.convert.workspace import unwritable
 from pipeline.errors import DescryError
 
 
@@ -99,6 +100,8 @@ class Worker:
         height, width = picture.pixels.shape[:2]
         checked = check_boxes(picture.boxes, width, height, record.path)
         self._check_labels(checked)
+        if picture.boxes and not checked.boxes:
+            return _without_usable_box(record, len(picture.boxes), checked.drops)
         start = _clock()
         name, size = self._write(record, picture)
         spent.write, spent.write_cpu = _since(start)
@@ -163,6 +166,13 @@ def dropped(record: Record, reason: str, detail: str = "") -> Outcome:
             *(box_of_dropped(box.where or record.path, reason) for box in record.boxes),
         ],
     )
+
+
+def _without_usable_box(record: Record, boxes_in: int, drops: Sequence[Drop]) -> Outcome:
+    """An image that has objects, none of them usable: kept, it would pass as a negative."""
+    where = place(record.path, record.crop)
+    image = ["image", where, "no usable box, and not a negative", ""]
+    return Outcome(boxes_in=boxes_in, drops=[image, *map(_line, drops)])
 
 
 def box_of_dropped(where: str, reason: str) -> list[str]:

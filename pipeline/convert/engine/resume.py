@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline.convert.index import Index
-from pipeline.convert.journal import NEVER_REUSED, Journal
-from pipeline.convert.plan import describe
-from pipeline.convert.pool import Crashed
-from pipeline.convert.progress import Progress
+from pipeline.convert.engine.index import Index
+from pipeline.convert.engine.journal import NEVER_REUSED, Journal
+from pipeline.convert.engine.plan import describe
+from pipeline.convert.engine.pool import Crashed
+from pipeline.convert.engine.progress import Progress
+from pipeline.convert.engine.worker import Outcome, Spent, dropped
 from pipeline.convert.records import Record, Source
-from pipeline.convert.worker import Outcome, Spent, dropped
 
 _PACKAGES = ("numpy", "pillow", "opencv-python-headless", "pydicom", "h5py", "python-gdcm")
 _ROOMS = ("convert", "data", "dicom")  # of the package, whose code decides over pixels and boxes

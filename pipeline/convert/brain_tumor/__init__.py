@@ -1,0 +1,1 @@
+"""Brain tumours in MRI: Cheng's MATLAB files and YOLO folders."""

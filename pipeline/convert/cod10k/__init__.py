@@ -1,0 +1,1 @@
+"""COD10K: camouflaged animals."""

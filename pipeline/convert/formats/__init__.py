@@ -1,0 +1,1 @@
+"""Annotation and file formats that several datasets are shipped in."""
