@@ -113,6 +113,8 @@ class Model:
     placement: Literal["stream", "branch"] = "stream"
     pool_stride: Literal[1, 2] = 1
     copies: bool = False
+    width: Annotated[int, Field(ge=0, le=4096)] = 0
+    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
 @dataclass(frozen=True, config=_FROZEN)

@@ -101,6 +101,8 @@ def detector_spec(params: Params, coco: Path) -> "DetectorSpec":
         placement=model.placement,
         pool_stride=model.pool_stride,
         copies=model.copies,
+        width=model.width,
+        drop_path=model.drop_path,
     )
 
 

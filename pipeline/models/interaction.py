@@ -199,8 +199,10 @@ class Stream(nn.Module):
 
 
 def reset_interactions(model: nn.Module) -> None:
-    """Restore the start values of W_o after a backbone's own initialisation touched all layers."""
+    """Restore the start values of gates and W_o after an initialisation that touched all layers."""
     for module in model.modules():
+        if isinstance(module, ACP):
+            nn.init.ones_(module.gates)
         if isinstance(module, Interaction):
             module.reset_identity()
     for module in model.modules():

@@ -60,7 +60,9 @@ class WindowAttention(nn.Module):
         """Attend within windows, shifted or not."""
         bias = self.table[self.places].permute(2, 0, 1)  # (h, w*w, w*w)
         padding = None if self.mask_padding else self.qkv.bias
-        mixed = window_attention(self.qkv(x), self.heads, bias, shift=self.shift, padding=padding)
+        mixed = window_attention(
+            x, self.heads, bias, shift=self.shift, padding=padding, project=self.qkv
+        )
         return self.proj(mixed)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.errors import DescryError
 from pipeline.models.backbone import Backbone, DropPath, drop_path_rates
 from pipeline.models.interaction import InteractionSpec, interpolation_matrix, reset_interactions
 
@@ -103,6 +104,8 @@ class ViT(Backbone):
         Recompute blocks in the backward pass.
     class_token : bool
         Carry a class token, as the classifier form does; detection leaves it out.
+    width : int
+        Channels in place of the size's own, for a control of equal parameters; 0 keeps them.
     """
 
     def __init__(
@@ -113,9 +116,15 @@ class ViT(Backbone):
         drop_path: float = 0.0,
         checkpointing: bool = False,
         class_token: bool = False,
+        width: int = 0,
     ) -> None:
         super().__init__()
         dim, depth, heads = SIZES[size]
+        dim = width or dim
+        if dim % heads or dim % 2:
+            raise DescryError(
+                f"model.width = {width}: must be even and a multiple of {heads} heads"
+            )
         self.dim, self.checkpointing = dim, checkpointing
         self.channels = (dim // 2, dim, dim)
         self.patch = nn.Conv2d(3, dim, PATCH, PATCH)

@@ -11,7 +11,9 @@ Notation: B batch, h heads, d channels of a head, C = h*d, H W grid, w window si
 along rows and columns.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,20 +33,41 @@ def relative_places(window: int) -> Tensor:
     return down * (2 * window - 1) + across
 
 
+class Cut(NamedTuple):
+    """How a map of height x width is cut into n x m windows after a roll by `down`, `across`."""
+
+    height: int
+    width: int
+    window: int
+    n: int
+    m: int
+    down: int
+    across: int
+
+    @property
+    def padded(self) -> bool:
+        """Whether windows overhang the map; taken for granted where sizes are symbols."""
+        if torch.compiler.is_compiling():
+            return True
+        return (self.height, self.width) != (self.n * self.window, self.m * self.window)
+
+
 def window_attention(
-    qkv: Tensor,
+    x: Tensor,
     heads: int,
     bias: Tensor,
     *,
     shift: int = 0,
     padding: Tensor | None = None,
+    project: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Attention within windows.
 
     Parameters
     ----------
-    qkv : Tensor
-        Queries, keys and values (B, H, W, 3*C), each C ordered by head, then channel.
+    x : Tensor
+        Queries, keys and values (B, H, W, 3*C), each C ordered by head, then channel; or what
+        `project` makes them of.
     heads : int
         Number of heads h.
     bias : Tensor
@@ -54,78 +77,103 @@ def window_attention(
     padding : Tensor, optional
         (3*C,) projection of the tokens that pad the map, which attend and are attended to as in
         the reference (there it is the bias of the projection). None masks them.
+    project : callable, optional
+        From (B, H, W, E) to (B, H, W, 3*C), position by position. Where it stands between the
+        roll and the padding decides nothing but the cost.
 
     Returns
     -------
     Tensor
         (B, H, W, C), before the output projection.
     """
-    batch, height, width, _ = qkv.shape
+    _, height, width, _ = x.shape
     window = int(bias.shape[-1] ** 0.5)
     n, m = -(-height // window), -(-width // window)
-    down, across = shift if n > 1 else 0, shift if m > 1 else 0
-    fill = qkv.new_zeros(qkv.shape[-1]) if padding is None else padding.to(qkv.dtype)
-    x = _roll_in(_roll_in(qkv, 1, n * window, down, fill), 2, m * window, across, fill)
-    parts = x.view(batch, n, window, m, window, 3, heads, -1).unbind(5)
-    q, k, v = (p.permute(0, 1, 3, 5, 2, 4, 6) for p in parts)  # (B, n, m, h, w, w, d)
-    shape = (batch * n * m, heads, window * window, qkv.shape[-1] // (3 * heads))
-    seen = (height, width) if padding is None else (n * window, m * window)
-    if down or across or seen != (n * window, m * window):
-        mask_of = _mask if torch.compiler.is_compiling() else _mask_once
-        rows, columns = (n * window, down, seen[0]), (m * window, across, seen[1])
-        mask = mask_of(rows, columns, window, x.device)
-        bias = (bias + mask.to(bias.dtype)).flatten(0, 1)[None]  # (1, n*m*h, w*w, w*w)
-        shape = (batch, n * m * heads, *shape[2:])
-    q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
-    x = biased_attention(q, k, v, bias.to(q.dtype))
-    x = x.reshape(batch, n, m, heads, window, window, -1).permute(0, 1, 4, 2, 5, 3, 6)
-    x = x.reshape(batch, n * window, m * window, -1)
-    return _roll_out(_roll_out(x, 1, height, down), 2, width, across)
+    cut = Cut(height, width, window, n, m, shift if n > 1 else 0, shift if m > 1 else 0)
+    x = _enter(x, cut, padding, project)
+    q, k, v = _windows(x, cut, heads)
+    masked = cut.padded and padding is None
+    if cut.down or cut.across or masked:
+        seen = (height, width) if masked else (n * window, m * window)
+        bias = bias + _mask(cut, seen, x.device).to(bias.dtype)  # (n*m, h, w*w, w*w)
+        q, k, v = (t.flatten(1, 2) for t in (q, k, v))  # windows join the heads
+        bias = bias.flatten(0, 1)[None]
+    else:
+        q, k, v = (t.flatten(0, 1) for t in (q, k, v))  # windows join the batch
+    return _leave(biased_attention(q, k, v, bias.to(q.dtype)), cut, heads)
 
 
-def _roll_in(x: Tensor, axis: int, length: int, shift: int, fill: Tensor) -> Tensor:
-    """Pad (B, H, W, E) along an axis with `fill` (E,) to `length`, and roll it back by `shift`."""
-    size = x.shape[axis]
-    if shift == 0 and not torch.compiler.is_compiling() and size == length:
-        return x
-    shape = list(x.shape)
-    shape[axis] = length - size
-    # split, since the gradient of its parts is one concatenation
-    first, rest = x.split([shift, size - shift], dim=axis)
-    return torch.cat([rest, fill.expand(shape), first], dim=axis)
+def _enter(
+    x: Tensor, cut: Cut, padding: Tensor | None, project: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    """Project, pad and roll, the cheapest way: (B, n*w, m*w, 3*C)."""
+    project = project or torch.nn.Identity()
+    if not cut.padded:
+        rolled = cut.down or cut.across
+        return project(x.roll((-cut.down, -cut.across), (1, 2)) if rolled else x)
+    x = project(x)
+    fill = x.new_zeros(x.shape[-1]) if padding is None else padding.to(x.dtype)
+    for axis, length, shift in ((1, cut.n, cut.down), (2, cut.m, cut.across)):
+        shape = list(x.shape)
+        shape[axis] = length * cut.window - x.shape[axis]
+        # split, since the gradient of its parts is one concatenation
+        first, rest = x.split([shift, x.shape[axis] - shift], dim=axis)
+        x = torch.cat([rest, fill.expand(shape), first], dim=axis)
+    return x
 
 
-def _roll_out(x: Tensor, axis: int, size: int, shift: int) -> Tensor:
-    """Undo `_roll_in`: the `size` tokens of the map, in place."""
-    padding = x.shape[axis] - size
-    if shift == 0 and not torch.compiler.is_compiling() and padding == 0:
-        return x
-    rest, _, first = x.split([size - shift, padding, shift], dim=axis)
-    return torch.cat([first, rest], dim=axis)
+def _windows(x: Tensor, cut: Cut, heads: int) -> list[Tensor]:
+    """Cut (B, n*w, m*w, 3*C) into queries, keys and values, each (B, n*m, h, w*w, d)."""
+    w = cut.window
+    x = x.view(x.shape[0], cut.n, w, cut.m, w, 3, heads, -1)
+    parts = (part.permute(0, 1, 3, 5, 2, 4, 6) for part in x.unbind(5))  # (B, n, m, h, w, w, d)
+    return [p.reshape(p.shape[0], cut.n * cut.m, heads, w * w, -1) for p in parts]
+
+
+def _leave(x: Tensor, cut: Cut, heads: int) -> Tensor:
+    """Put windows (B*n*m*h*w*w*d) together, roll them back and cut the padding off."""
+    w = cut.window
+    x = x.reshape(-1, cut.n, cut.m, heads, w, w, x.shape[-1]).permute(0, 1, 4, 2, 5, 3, 6)
+    x = x.reshape(x.shape[0], cut.n * w, cut.m * w, -1)
+    if not cut.padded:
+        rolled = cut.down or cut.across
+        return x.roll((cut.down, cut.across), (1, 2)) if rolled else x
+    for axis, size, shift in ((1, cut.height, cut.down), (2, cut.width, cut.across)):
+        rest, _, first = x.split([size - shift, x.shape[axis] - size, shift], dim=axis)
+        x = torch.cat([first, rest], dim=axis)
+    return x
+
+
+def _mask(cut: Cut, seen: tuple[int, int], device: torch.device) -> Tensor:
+    """`_make_mask`, remembered while sizes are plain numbers."""
+    rows, columns = (cut.n, cut.down, seen[0]), (cut.m, cut.across, seen[1])
+    make = _make_mask if torch.compiler.is_compiling() else _make_mask_once
+    return make(rows, columns, cut.window, device)
 
 
 @lru_cache(maxsize=64)
-def _mask_once(
+def _make_mask_once(
     rows: tuple[int, int, int], columns: tuple[int, int, int], window: int, device: torch.device
 ) -> Tensor:
-    """`_mask`, remembered; an ordinary tensor even if the first call is an inference."""
+    """A mask for later calls too; an ordinary tensor even if the first call is an inference."""
     with torch.inference_mode(False), torch.no_grad():
-        return _mask(rows, columns, window, device)
+        return _make_mask(rows, columns, window, device)
 
 
-def _mask(
+def _make_mask(
     rows: tuple[int, int, int], columns: tuple[int, int, int], window: int, device: torch.device
 ) -> Tensor:
     """0 where a key may be seen, `MASKED` where not, (n*m, 1, w*w, w*w).
 
-    `rows` and `columns` hold for their axis the padded length, the shift and the number of tokens
-    that may be seen, the rest being padding.
+    `rows` and `columns` hold for their axis the number of windows, the shift and the number of
+    tokens that may be seen, the rest being padding.
     """
     wrapped, hidden = [], []
-    for length, shift, visible in (rows, columns):
+    for count, shift, visible in (rows, columns):
+        length = count * window
         place = torch.arange(length, device=device)
-        wrapped.append((place >= length - shift).view(-1, window))
-        hidden.append(((place + shift) % length >= visible).view(-1, window))
+        wrapped.append((place >= length - shift).view(count, window))
+        hidden.append(((place + shift) % length >= visible).view(count, window))
     region = wrapped[0][:, None, :, None] * 2 + wrapped[1][None, :, None, :] * 1  # (n, m, w, w)
     region = region.reshape(-1, window * window)  # (n*m, w*w)
     key_hidden = hidden[0][:, None, :, None] | hidden[1][None, :, None, :]

@@ -1,0 +1,100 @@
+"""The arms of an honest comparison: what an enhanced detector has to be measured against.
+
+More parameters may help by themselves. Beside the plain baseline stand therefore a wider one with
+as many parameters as the enhanced model, each half of the interaction alone, and the interaction's
+projection on copies of its input, which has its parameters but mixes no positions.
+"""
+
+from dataclasses import replace
+from functools import partial
+from math import lcm
+
+import torch
+
+from pipeline.errors import DescryError
+from pipeline.models.build import BACKBONES, DetectorSpec
+from pipeline.models.interaction import InteractionSpec
+from pipeline.models.vit import SIZES
+
+# Only a plain ViT can be widened finely enough. In the others the number of heads follows from
+# the width at 32 channels a head, so that the next wider model has up to three quarters more
+# parameters; matching them would change heads or depth as well.
+WIDTH_FAMILIES = ("vit",)
+TOLERANCE = 0.01
+
+
+def controls(spec: DetectorSpec) -> dict[str, DetectorSpec]:
+    """Name the arms of a comparison with an enhanced detector.
+
+    Parameters
+    ----------
+    spec : DetectorSpec
+        The enhanced detector, with ACP, CAT or both.
+
+    Returns
+    -------
+    dict
+        "baseline"; "wider" (width-matched, for families in `WIDTH_FAMILIES`); "acp" and "cat"
+        where the detector has both; "copies"; "full". All else is equal in all of them.
+
+    Raises
+    ------
+    DescryError
+        When the detector has no interaction, or is itself a control.
+    """
+    if spec.copies or not (spec.pool_layers or spec.concepts):
+        raise DescryError(
+            "controls: need an enhanced detector (pool_layers or concepts above 0, copies false), "
+            f"not pool_layers={spec.pool_layers}, concepts={spec.concepts}, copies={spec.copies}"
+        )
+    baseline = replace(spec, pool_layers=0, concepts=0)
+    arms = {"baseline": baseline}
+    if spec.backbone in WIDTH_FAMILIES:
+        arms["wider"] = replace(baseline, width=matched_width(spec))
+    if spec.pool_layers and spec.concepts:
+        arms["acp"] = replace(spec, concepts=0)
+        arms["cat"] = replace(spec, pool_layers=0)
+    return arms | {"copies": replace(spec, copies=True), "full": spec}
+
+
+def matched_width(spec: DetectorSpec) -> int:
+    """Width of the plain ViT whose backbone has as many parameters as the enhanced one.
+
+    Depth and number of heads stay; heads become wider. Bisection over the widths that the heads
+    divide and that are even (the stride-8 map has half of them).
+
+    Raises
+    ------
+    DescryError
+        When no width comes within `TOLERANCE`, or the family cannot be matched by width.
+    """
+    if spec.backbone not in WIDTH_FAMILIES:
+        raise DescryError(
+            f"backbone {spec.backbone!r} cannot be matched by its width alone; "
+            f"allowed: {', '.join(WIDTH_FAMILIES)}"
+        )
+    interaction = InteractionSpec(
+        spec.pool_layers, spec.concepts, spec.placement, spec.pool_stride, spec.copies
+    )
+    target = backbone_parameters(spec.backbone, spec.size, interaction=interaction)
+    width, _, heads = SIZES[spec.size]
+    step = lcm(heads, 2)
+    count = partial(backbone_parameters, spec.backbone, spec.size)
+    low, high = width // step, 4 * width // step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(width=middle * step) <= target else (low, middle)
+    best = min((low * step, high * step), key=lambda w: abs(count(width=w) - target))
+    if abs(count(width=best) / target - 1) > TOLERANCE:
+        raise DescryError(
+            f"backbone {spec.backbone}, size {spec.size}: no width that {heads} heads divide has "
+            f"{target} parameters within {TOLERANCE:.0%}; the nearest is {best}"
+        )
+    return best
+
+
+def backbone_parameters(backbone: str, size: str, **options: object) -> int:
+    """Number of parameters of a backbone, counted without memory for them."""
+    with torch.device("meta"):
+        built = BACKBONES[backbone](size, **options)  # type: ignore[arg-type]
+    return sum(parameter.numel() for parameter in built.parameters())
