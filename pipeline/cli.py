@@ -152,7 +152,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
-        app(standalone_mode=True)
+        app()
     except DescryError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -4,7 +4,8 @@ This is the only place besides `pipeline.config` that knows params.yaml. Heavy i
 the functions, so that a mistake in the parameters shows before anything is loaded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,10 +135,25 @@ def predict(
     from pipeline.predict.run import predict_folder
 
     chosen = pick_device(device)
-    summary = predict_folder(
-        source, out, SavedModel.load(checkpoint, chosen), options=options, device=chosen
-    )
+    model = SavedModel.load(checkpoint, chosen)
+    with progress_bar("files") as progress:
+        summary = predict_folder(
+            source, out, model, options=options, device=chosen, progress=progress
+        )
     return summary.counts, summary.exit_code
+
+
+@contextmanager
+def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A function (done, total) that draws a bar with the time left; only on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), unit, TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(unit, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def survey(source: Path, out: Path, checkpoint: Path, options: "Options") -> Iterator[str]:

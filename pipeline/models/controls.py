@@ -42,10 +42,11 @@ def controls(spec: DetectorSpec) -> dict[str, DetectorSpec]:
     DescryError
         When the detector has no interaction, or is itself a control.
     """
-    if spec.copies or not (spec.pool_layers or spec.concepts):
+    if spec.copies or spec.width or not (spec.pool_layers or spec.concepts):
         raise DescryError(
-            "controls: need an enhanced detector (pool_layers or concepts above 0, copies false), "
-            f"not pool_layers={spec.pool_layers}, concepts={spec.concepts}, copies={spec.copies}"
+            "controls: need an enhanced detector (pool_layers or concepts above 0, copies false, "
+            f"width 0), not pool_layers={spec.pool_layers}, concepts={spec.concepts}, "
+            f"copies={spec.copies}, width={spec.width}"
         )
     baseline = replace(spec, pool_layers=0, concepts=0)
     arms = {"baseline": baseline}
@@ -96,5 +97,5 @@ def matched_width(spec: DetectorSpec) -> int:
 def backbone_parameters(backbone: str, size: str, **options: object) -> int:
     """Number of parameters of a backbone, counted without memory for them."""
     with torch.device("meta"):
-        built = BACKBONES[backbone](size, **options)  # type: ignore[arg-type]
+        built = BACKBONES[backbone](size, **options)
     return sum(parameter.numel() for parameter in built.parameters())

@@ -1,0 +1,1 @@
+"""What a detector costs: parameters, FLOPs, time and memory, baseline beside enhanced."""

@@ -1,0 +1,105 @@
+"""Parameters and FLOPs of a detector: counted, not measured, and the same on every machine.
+
+Everything runs on tensors without memory (device "meta"), so that large models at large sizes
+take seconds. FLOPs are PyTorch's count (`torch.utils.flop_counter`): 2 per multiply-add of matrix
+products, convolutions and attention. `NOT_COUNTED` says what that leaves out.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.models.build import DetectorSpec, build_detector
+from pipeline.models.interaction import Interaction, Stream
+
+NOT_COUNTED = (
+    "element-wise operations (activations, additions, gates)",
+    "norms and softmax",
+    "pooling, gathers, sampling of points, padding and copies",
+    "anchors, box decoding, non-maximum suppression, the loss and the optimiser",
+    "what fused attention kernels compute a second time in the backward pass",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counts of one detector.
+
+    Attributes
+    ----------
+    total, backbone, interaction : int
+        Parameters of the detector, of its backbone, and of ACP, CAT and their projections in it.
+    inference, inference_backbone, training : int
+        FLOPs of one image: forward through the detector, through its backbone alone, forward
+        and backward through the detector.
+    """
+
+    total: int
+    backbone: int
+    interaction: int
+    inference: int
+    inference_backbone: int
+    training: int
+
+
+def count(spec: DetectorSpec, image_size: int) -> Counts:
+    """Count the parameters of a detector and its FLOPs on one square image.
+
+    Parameters
+    ----------
+    spec : DetectorSpec
+    image_size : int
+        Side in pixels.
+    """
+    with torch.device("meta"):
+        detector = build_detector(spec)
+        images = torch.zeros(1, 3, image_size, image_size)
+    backbone = detector.backbone.backbone
+
+    def forward() -> list[Tensor]:
+        levels = detector.backbone(images)
+        return list(detector.head(list(levels.values())).values())
+
+    def step() -> None:
+        torch.stack([output.sum() for output in forward()]).sum().backward()
+
+    detector.eval()
+    with torch.no_grad():
+        inference, trunk = flops(forward), flops(lambda: backbone(images))
+    detector.train()
+    return Counts(
+        total=parameters(detector),
+        backbone=parameters(backbone),
+        interaction=sum(parameters(module) for module in interactions(backbone)),
+        inference=inference,
+        inference_backbone=trunk,
+        training=flops(step),
+    )
+
+
+def flops(run: Callable[[], object]) -> int:
+    """FLOPs of whatever PyTorch does during a call.
+
+    Attention is counted as its two matrix products, whichever kernel would serve it.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of a module's parameters; shared ones count once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def interactions(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost ACP/CAT modules inside a module, norms of their own included."""
+    for child in module.children():
+        if isinstance(child, Stream | Interaction):
+            yield child
+        else:
+            yield from interactions(child)
