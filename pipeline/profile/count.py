@@ -1,12 +1,14 @@
 """Parameters and FLOPs of a detector: counted, not measured, and the same on every machine.
 
 Everything runs on tensors without memory (device "meta"), so that large models at large sizes
-take seconds. FLOPs are PyTorch's count (`torch.utils.flop_counter`): 2 per multiply-add of matrix
+take seconds. FLOPs are PyTorch's count (`torch.utils.flop_counter`), grouped convolutions put
+right: 2 per multiply-add of matrix
 products, convolutions and attention. `NOT_COUNTED` says what that leaves out.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -86,9 +88,36 @@ def flops(run: Callable[[], object]) -> int:
 
     Attention is counted as its two matrix products, whichever kernel would serve it.
     """
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    ours = {torch.ops.aten.convolution_backward: convolution_backward}
+    counter = FlopCounterMode(display=False, custom_mapping=ours)
+    with sdpa_kernel(SDPBackend.MATH), counter:
         run()
     return int(counter.get_total_flops())
+
+
+def convolution_backward(
+    grad: Sequence[int],
+    x: Sequence[int],
+    weight: Sequence[int],
+    _bias: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
+    transposed: bool,
+    _output_padding: object,
+    _groups: int,
+    wanted: Sequence[bool],
+    **_: object,
+) -> int:
+    """FLOPs of a convolution's gradients, from the shapes of its tensors.
+
+    The gradients to the input and to the weight take as many as the forward pass each. PyTorch's
+    own formula (2.15) leaves the groups out of the weight's and counts a depthwise convolution
+    with C channels C times.
+    """
+    places = x[2:] if transposed else grad[2:]
+    forward = 2 * x[0] * prod(places) * prod(weight)  # the weight is (out, in / groups, k, k)
+    return forward * (wanted[0] + wanted[1])
 
 
 def parameters(module: nn.Module) -> int:

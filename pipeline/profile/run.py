@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipeline.atomic import write_json
+from pipeline.atomic import replacing, write_json
 from pipeline.errors import DescryError
 from pipeline.models.build import DetectorSpec
 from pipeline.profile.arms import Shape, arms
@@ -126,7 +126,8 @@ def profile(
     }
     if out is not None:
         write_json(out, report)
-        out.with_suffix(".md").write_text(markdown(report) + "\n", encoding="utf-8")
+        with replacing(out.with_suffix(".md")) as stream:
+            stream.write(markdown(report) + "\n")
     return report
 
 
@@ -153,7 +154,7 @@ def _group(
             "copies": spec.copies,
             "width": spec.width,
             **_split(asdict(counts[name])),
-            **{f"{mode}": measured[mode][name] for mode in modes if measured[mode][name]},
+            **{mode: measured[mode][name] for mode in modes if measured[mode][name]},
         }
 
 
