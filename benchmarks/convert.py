@@ -17,7 +17,6 @@ three Python processes, which shows in small runs. Run it on an idle machine.
 import argparse
 import csv
 import json
-import platform
 import resource
 import shutil
 import subprocess
@@ -25,9 +24,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from machine import machine, versions
 
 from pipeline.atomic import write_json
 from pipeline.convert import open_source
@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "datasets" / "rsna" / "sample"
 IMAGES = "stage_2_train_images"
 TABLES = ("stage_2_train_labels.csv", "stage_2_detailed_class_info.csv")
+PACKAGES = ("numpy", "pillow", "pydicom", "opencv-python-headless")  # decode and encode
 TABLE_MARK = b"\xff\xdb\x00\x43\x00"  # JPEG quantisation table: 67 bytes, 8 bits, number 0
 FIRST_STEP = 8  # in zigzag order; the lowest frequencies are left alone
 STEPS = 16  # 2 ** 16 variants of one file
@@ -151,22 +152,6 @@ def run(images: int, work: Path, workers: int) -> dict[str, Any]:
         return json.loads(done.stdout)
 
 
-def machine() -> dict[str, Any]:
-    """Kind of machine, without its name."""
-    info = Path("/proc/cpuinfo")
-    models = info.read_text().splitlines() if info.exists() else []
-    model = next(
-        (line.split(":")[1].strip() for line in models if line.startswith("model name")), ""
-    )
-    return {"processor": model or platform.machine(), "cores": cores(), "system": platform.system()}
-
-
-def versions() -> dict[str, str]:
-    """What decodes and encodes."""
-    packages = ("descry", "numpy", "pillow", "pydicom", "opencv-python-headless")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
 def slope(runs: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
     """Bytes of memory per further image, between the smallest and the largest run."""
     few, many = runs[0], runs[-1]
@@ -189,7 +174,7 @@ def main() -> None:
         return
     runs = [run(images, given.work, given.workers) for images in sorted(given.images)]
     result: dict[str, Any] = {"what": "conversion of replicated RSNA files", "runs": runs}
-    result |= {"machine": machine(), "versions": versions()}
+    result |= {"machine": machine(), "versions": versions(PACKAGES)}
     if len(runs) > 1:
         result["bytes of memory per image"] = dict(slope(runs))
     write_json(given.out, result)

@@ -150,7 +150,6 @@ def _dataset(name: str) -> DatasetName:
 def main() -> None:
     """Entry point of the `descry` command."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         app()
     except DescryError as error:

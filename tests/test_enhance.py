@@ -3,16 +3,16 @@
 import copy
 import io
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from pipeline.errors import DescryError
-from pipeline.models.build import BACKBONES, DetectorSpec
+from pipeline.models.build import DetectorSpec
 from pipeline.models.controls import backbone_parameters, controls, matched_width
 from pipeline.models.enhance import enhance
-from pipeline.models.interaction import InteractionSpec
 
 timm = pytest.importorskip("timm")
 
@@ -196,24 +196,23 @@ def test_the_arms_of_a_comparison():
     ],
 )
 def test_the_wider_baseline_has_as_many_parameters(size, width, enhanced, wider):
-    interaction = InteractionSpec(2, 16)
-    spec = DetectorSpec("vit", size, 1, 32, 2.0, 0.05, 0.5, 100, pool_layers=2, concepts=16)
+    spec = replace(FULL, size=size)
     assert matched_width(spec) == width
-    assert backbone_parameters("vit", size, interaction=interaction) == enhanced
-    assert backbone_parameters("vit", size, width=width) == wider
+    assert backbone_parameters(spec) == enhanced
+    assert backbone_parameters(controls(spec)["wider"]) == wider
     assert abs(wider / enhanced - 1) < 0.01
 
 
-def test_one_half_has_no_halves_and_other_families_no_wider_arm(monkeypatch):
-    from pipeline.models.swin import Swin
-
-    monkeypatch.setitem(BACKBONES, "swin", Swin)
-    spec = DetectorSpec("swin", "micro", 2, 32, 2.0, 0.05, 0.5, 100, concepts=4)
+def test_one_half_has_no_halves_and_other_families_no_wider_arm():
+    spec = replace(FULL, backbone="swin", pool_layers=0)
     assert list(controls(spec)) == ["baseline", "copies", "full"]
     with pytest.raises(DescryError, match="'swin' cannot be matched by its width"):
         matched_width(spec)
 
 
-def test_a_baseline_has_no_controls():
+def test_baselines_and_controls_have_no_controls():
     with pytest.raises(DescryError, match="pool_layers=0, concepts=0"):
-        controls(DetectorSpec("vit", "micro", 2, 32, 2.0, 0.05, 0.5, 100))
+        controls(replace(FULL, pool_layers=0, concepts=0))
+    for arm in ("copies", "wider"):
+        with pytest.raises(DescryError, match="need an enhanced detector"):
+            controls(controls(FULL)[arm])

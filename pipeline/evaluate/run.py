@@ -1,6 +1,5 @@
 """One model on one test split: metrics, predictions, plot data and pictures."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from pipeline.evaluate.metrics import CocoScore, self_test
 from pipeline.evaluate.pictures import draw_pictures
 from pipeline.models.inference import detect_split
 from pipeline.models.saved import SavedModel
-
-log = logging.getLogger(__name__)
 
 
 def evaluate(

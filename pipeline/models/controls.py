@@ -6,14 +6,12 @@ projection on copies of its input, which has its parameters but mixes no positio
 """
 
 from dataclasses import replace
-from functools import partial
 from math import lcm
 
 import torch
 
 from pipeline.errors import DescryError
-from pipeline.models.build import BACKBONES, DetectorSpec
-from pipeline.models.interaction import InteractionSpec
+from pipeline.models.build import DetectorSpec, build_backbone
 from pipeline.models.vit import SIZES
 
 # Only a plain ViT can be widened finely enough. In the others the number of heads follows from
@@ -74,19 +72,20 @@ def matched_width(spec: DetectorSpec) -> int:
             f"backbone {spec.backbone!r} cannot be matched by its width alone; "
             f"allowed: {', '.join(WIDTH_FAMILIES)}"
         )
-    interaction = InteractionSpec(
-        spec.pool_layers, spec.concepts, spec.placement, spec.pool_stride, spec.copies
-    )
-    target = backbone_parameters(spec.backbone, spec.size, interaction=interaction)
+    target = backbone_parameters(spec)
     width, _, heads = SIZES[spec.size]
     step = lcm(heads, 2)
-    count = partial(backbone_parameters, spec.backbone, spec.size)
+    plain = replace(spec, pool_layers=0, concepts=0)
+
+    def count(width: int) -> int:
+        return backbone_parameters(replace(plain, width=width))
+
     low, high = width // step, 4 * width // step
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if count(width=middle * step) <= target else (low, middle)
-    best = min((low * step, high * step), key=lambda w: abs(count(width=w) - target))
-    if abs(count(width=best) / target - 1) > TOLERANCE:
+        low, high = (middle, high) if count(middle * step) <= target else (low, middle)
+    best = min((low * step, high * step), key=lambda w: abs(count(w) - target))
+    if abs(count(best) / target - 1) > TOLERANCE:
         raise DescryError(
             f"backbone {spec.backbone}, size {spec.size}: no width that {heads} heads divide has "
             f"{target} parameters within {TOLERANCE:.0%}; the nearest is {best}"
@@ -94,8 +93,8 @@ def matched_width(spec: DetectorSpec) -> int:
     return best
 
 
-def backbone_parameters(backbone: str, size: str, **options: object) -> int:
-    """Number of parameters of a backbone, counted without memory for them."""
+def backbone_parameters(spec: DetectorSpec) -> int:
+    """Number of parameters of a detector's backbone, counted without memory for them."""
     with torch.device("meta"):
-        built = BACKBONES[backbone](size, **options)
+        built = build_backbone(spec)
     return sum(parameter.numel() for parameter in built.parameters())

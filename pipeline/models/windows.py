@@ -113,13 +113,33 @@ def _enter(
         return project(x.roll((-cut.down, -cut.across), (1, 2)) if rolled else x)
     x = project(x)
     fill = x.new_zeros(x.shape[-1]) if padding is None else padding.to(x.dtype)
-    for axis, length, shift in ((1, cut.n, cut.down), (2, cut.m, cut.across)):
-        shape = list(x.shape)
-        shape[axis] = length * cut.window - x.shape[axis]
-        # split, since the gradient of its parts is one concatenation
-        first, rest = x.split([shift, x.shape[axis] - shift], dim=axis)
-        x = torch.cat([rest, fill.expand(shape), first], dim=axis)
+    for axis, count, shift in ((1, cut.n, cut.down), (2, cut.m, cut.across)):
+        x = _pad_and_roll(x, axis, count * cut.window, shift, fill)
     return x
+
+
+def _pad_and_roll(x: Tensor, axis: int, length: int, shift: int, fill: Tensor) -> Tensor:
+    """Pad an axis of (B, H, W, E) with `fill` (E,) to `length` and roll it back by `shift`."""
+    size = x.shape[axis]
+    if torch.compiler.is_compiling():  # a graph for all sizes has no pieces of size 0 or 1
+        place = (torch.arange(length, device=x.device) + shift) % length
+        exists = (place < size).view(-1, 1) if axis == 2 else (place < size).view(-1, 1, 1)
+        return torch.where(exists, x.index_select(axis, place.clamp(max=size - 1)), fill)
+    shape = list(x.shape)
+    shape[axis] = length - size
+    # split, since the gradient of its parts is one concatenation
+    first, rest = x.split([shift, size - shift], dim=axis)
+    return torch.cat([rest, fill.expand(shape), first], dim=axis)
+
+
+def _unroll_and_crop(x: Tensor, axis: int, size: int, shift: int) -> Tensor:
+    """Undo `_pad_and_roll`."""
+    length = x.shape[axis]
+    if torch.compiler.is_compiling():
+        place = torch.arange(size, device=x.device)
+        return x.index_select(axis, (place - shift) % length)
+    rest, _, first = x.split([size - shift, length - size, shift], dim=axis)
+    return torch.cat([first, rest], dim=axis)
 
 
 def _windows(x: Tensor, cut: Cut, heads: int) -> list[Tensor]:
@@ -139,8 +159,7 @@ def _leave(x: Tensor, cut: Cut, heads: int) -> Tensor:
         rolled = cut.down or cut.across
         return x.roll((cut.down, cut.across), (1, 2)) if rolled else x
     for axis, size, shift in ((1, cut.height, cut.down), (2, cut.width, cut.across)):
-        rest, _, first = x.split([size - shift, x.shape[axis] - size, shift], dim=axis)
-        x = torch.cat([first, rest], dim=axis)
+        x = _unroll_and_crop(x, axis, size, shift)
     return x
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import DescryError
-from pipeline.models.build import BACKBONES, DetectorSpec
+from pipeline.models.build import BACKBONES, SIZE_NAMES, DetectorSpec
 from pipeline.models.controls import controls
 
 BASELINE = "baseline"
@@ -87,9 +87,15 @@ def _with_controls(spec: DetectorSpec) -> dict[str, DetectorSpec]:
 def _check(backbone: str, size: str, pool_layers: Sequence[int], concepts: Sequence[int]) -> None:
     if backbone not in BACKBONES:
         raise DescryError(f"backbone {backbone!r}: must be one of {', '.join(BACKBONES)}")
-    sizes = sys.modules[BACKBONES[backbone].__module__].SIZES
+    sizes = [*_own_sizes(backbone), *SIZE_NAMES.get(backbone, {})]
     if size not in sizes:
         raise DescryError(f"size {size!r} of {backbone}: must be one of {', '.join(sizes)}")
     for name, values in (("pool_layers", pool_layers), ("concepts", concepts)):
         if not values or min(values) < 0:
             raise DescryError(f"{name} {list(values)}: must be one or more numbers from 0")
+
+
+def _own_sizes(backbone: str) -> list[str]:
+    """The names in the `SIZES` of the module that defines a family, or the one it builds on."""
+    modules = (sys.modules[kind.__module__] for kind in BACKBONES[backbone].__mro__)
+    return list(next(module.SIZES for module in modules if hasattr(module, "SIZES")))

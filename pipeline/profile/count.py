@@ -2,8 +2,8 @@
 
 Everything runs on tensors without memory (device "meta"), so that large models at large sizes
 take seconds. FLOPs are PyTorch's count (`torch.utils.flop_counter`), grouped convolutions put
-right: 2 per multiply-add of matrix
-products, convolutions and attention. `NOT_COUNTED` says what that leaves out.
+right: 2 per multiply-add of matrix products, convolutions and attention. `NOT_COUNTED` says what
+that leaves out.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -74,7 +74,7 @@ def profile(
     concepts: Sequence[int] = (16,),
     *,
     shape: Shape = Shape(),  # noqa: B008 (frozen)
-    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    settings: Settings = Settings(),
     with_controls: bool = False,
     out: Path | None = None,
 ) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 from pipeline.models.build import DetectorSpec, build_detector
+from pipeline.models.detector import Detector
 from pipeline.models.inference import detect_split
 from pipeline.models.saved import SavedModel
 from pipeline.train.history import History
 from pipeline.train.module import Optimisation, TrainingModule
 
-log = logging.getLogger(__name__)
 INTENDED_USE = "Research only. Not a medical device; not for diagnosis or treatment."
 VALIDATIONS = 5  # about so many times a run looks at the validation split
 
@@ -112,10 +112,9 @@ def train(coco: Path, out: Path, spec: DetectorSpec, settings: Settings, judge: 
     write_json(out / "about.json", about | {"detector": asdict(spec)})
 
 
-def _fit(
-    detector: torch.nn.Module, training: CocoIndex, settings: Settings, history: History
-) -> None:
-    module = TrainingModule(detector, settings.optimisation)  # type: ignore[arg-type]
+def _fit(detector: Detector, training: CocoIndex, settings: Settings, history: History) -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # importing it set INFO
+    module = TrainingModule(detector, settings.optimisation)
     trainer = L.Trainer(
         max_epochs=settings.epochs,
         accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
@@ -133,6 +132,7 @@ def _fit(
     with warnings.catch_warnings():
         # Lightning advises more loader processes than there are cores to run them.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
         trainer.fit(module, loader(training, settings))
 
 
