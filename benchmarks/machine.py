@@ -3,21 +3,16 @@
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import pipeline
 from pipeline.convert.engine.pool import cores
+from pipeline.profile.machine import cpu_model
 
 
 def machine() -> dict[str, Any]:
     """Kind of machine, without its name."""
-    info = Path("/proc/cpuinfo")
-    models = info.read_text().splitlines() if info.exists() else []
-    model = next(
-        (line.split(":")[1].strip() for line in models if line.startswith("model name")), ""
-    )
-    return {"processor": model or platform.machine(), "cores": cores(), "system": platform.system()}
+    return {"processor": cpu_model(), "cores": cores(), "system": platform.system()}
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -85,15 +85,15 @@ def test_flops_of_vit_micro():
 )
 def test_flops_without_memory_equal_those_of_a_real_run(backbone):
     spec = spec_of(backbone, pool_layers=1, concepts=4)
-    detector = build_detector(spec).eval()
+    detector = build_detector(spec).eval().requires_grad_(False)
     images = torch.rand(1, 3, 64, 64)
 
     def forward():
         return detector.head(list(detector.backbone(images).values()))
 
     counts = count(spec, 64)
-    with torch.no_grad():
-        assert flops(forward) == counts.inference
+    assert flops(forward) == counts.inference
+    detector.requires_grad_(True)
     step = flops(lambda: torch.stack([x.sum() for x in forward().values()]).sum().backward())
     assert counts.training == step
     assert 2.5 < counts.training / counts.inference <= 3
@@ -139,6 +139,10 @@ def test_bad_settings_are_refused():
         Settings(batch_size=0)
     with pytest.raises(DescryError, match="precision='fp8'"):
         Settings(precision="fp8")
+    with pytest.raises(DescryError, match="placement must be one of"):
+        Shape(placement="side")
+    with pytest.raises(DescryError, match="fpn_channels 40"):
+        Shape(fpn_channels=40)
 
 
 def test_the_report_of_counts_is_the_same_every_time(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,14 @@ PEERS = (R50, TIMM)
 Build = Callable[[], nn.Module]
 
 
-def ours(family: str, size: str, *, enhanced: bool, fpn_channels: int = 256) -> nn.Module:
-    """A detector of this project; the pyramid and the anchors are those of the peers."""
+def ours(family: str, size: str, *, enhanced: bool) -> nn.Module:
+    """A detector of this project; pyramid and anchors as large as the peers', save for micro."""
     return build_detector(
         DetectorSpec(
             backbone=family,
             size=size,
             num_classes=CLASSES,
-            fpn_channels=fpn_channels,
+            fpn_channels=32 if size == "micro" else 256,
             anchor_scale=4.0,
             score_threshold=0.05,
             nms_threshold=0.5,
@@ -48,7 +48,7 @@ class TimmSwin(nn.Module):
         super().__init__()
         import timm
 
-        self.swin: Any = timm.create_model(
+        self.swin = timm.create_model(
             "swin_tiny_patch4_window7_224",
             pretrained=False,
             features_only=True,
@@ -56,7 +56,7 @@ class TimmSwin(nn.Module):
             img_size=side,
             drop_path_rate=0.0,
         )
-        channels = self.swin.feature_info.channels()
+        channels = cast(Any, self.swin).feature_info.channels()
         extra = LastLevelP6P7(channels[-1], self.out_channels)
         self.fpn = FeaturePyramidNetwork(channels, self.out_channels, extra)
 

@@ -55,7 +55,7 @@ def trained(
 ) -> tuple[list[str], dict[str, Tensor]]:
     """Losses to the bit, as hexadecimal floats, and weights after a few steps from one seed."""
     torch.manual_seed(0)
-    model = ours(family, "micro", enhanced=True, fpn_channels=64)
+    model = ours(family, "micro", enhanced=True)
     move_interactions(model)
     trainee = Trainee(model, *synthetic(side, batch, device), precision)
     losses = [float(trainee.step()).hex() for _ in range(steps)]

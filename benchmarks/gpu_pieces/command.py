@@ -38,7 +38,7 @@ def main(description: str, arguments: Sequence[str] | None = None) -> int:
 def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--pieces", default=",".join(PIECES), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu, or gpu-tiny")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="smoke test, no measurement")
     parser.add_argument("--time-limit", type=float, default=float("inf"), metavar="SECONDS")
@@ -53,7 +53,8 @@ def _measure(given: argparse.Namespace) -> int:
     settings = TINY if given.tiny else FULL
     if given.batches:
         settings = replace(settings, batches=wanted_batches(given.batches))
-    place = Place(given.out, {}, machine(), versions(PACKAGES))
+    out = given.out or ROOT / "benchmarks/results" / ("gpu-tiny" if given.tiny else "gpu")
+    place = Place(out, {}, machine(), versions(PACKAGES))
     runner = Runner(place, given.time_limit)
     probe = runner.must("probe", {"device": given.device})
     runner.place = place = replace(place, device=probe["device"])
@@ -61,7 +62,7 @@ def _measure(given: argparse.Namespace) -> int:
     _run(runner, units, given.coco)
     everything = planned(settings, probe["families"], given.device)
     result = summary(place, everything, runner.left, tiny=given.tiny)
-    write_json(given.out / "summary.json", result)
+    write_json(out / "summary.json", result)
     print(table(result))
     return 1 if result["failed"] else 0
 

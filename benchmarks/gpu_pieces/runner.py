@@ -113,7 +113,7 @@ class Runner:
             self.left[name] = f"not started: {expected:.0f} s do not fit into the time limit"
             self.say(f"{name}: {self.left[name]}")
             return
-        begin = self.clock()
+        key, begin = self.place.key(unit), self.clock()
         try:
             answer = self._answer(unit)
         except OutOfTime:
@@ -121,6 +121,8 @@ class Runner:
             self.say(f"{name}: {self.left[name]}")
             return
         taken = self.clock() - begin
+        if self.place.key(unit) != key:
+            answer = {"status": "failed", "reason": "code or parameters changed while it ran"}
         self.place.write(unit, answer, taken)
         if answer["status"] == "done":
             self._learn(unit, taken)

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 DATASET: "DatasetName" = "ccellbio"
 ARM_KEYS = ("pool_layers", "concepts", "copies", "width")
+NEEDED = ("albumentations", "cv2", "lightning", "pycocotools", "pydantic", "yaml")
 COUNTED = ("AP", "AP50", "AP75", "AR100", "images", "objects")
 
 
@@ -21,6 +23,7 @@ def run(
     device: str, recipe: str, side: int, arm: str, seed: int, epochs: int, coco: str
 ) -> dict[str, Any]:
     """Train on the converted dataset `coco` as params.yaml says; figures of the test split."""
+    check_packages()
     from pipeline import stages
     from pipeline.config import load_params
     from pipeline.models.saved import SavedModel
@@ -49,6 +52,13 @@ def run(
     }
 
 
+def check_packages() -> None:
+    """Name all that is missing at once, by the names that are imported."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise NotHere(f"training and evaluation need packages not installed: {', '.join(missing)}")
+
+
 def arm_overrides(full: Any, arm: str) -> list[str]:
     """Parameters that make the arm out of the enhanced detector."""
     known = controls(full)
@@ -59,6 +69,7 @@ def arm_overrides(full: Any, arm: str) -> list[str]:
 
 def convert(raw: str, out: str) -> dict[str, Any]:
     """Convert the committed sample, once for all runs."""
+    check_packages()
     from pipeline import stages
     from pipeline.config import load_params
 

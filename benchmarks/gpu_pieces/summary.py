@@ -98,7 +98,7 @@ def _throughput(name: str, found: dict[str, Any]) -> Iterator[str]:
         gain = figures.get("gain", {"median": 1.0})["median"]
         yield f"  {variant:<42}{figures['images per second']['median']:9.1f}/s  x{gain:.2f}"
     if "matrix rate in TFLOP/s" in found:
-        yield f"  bf16 products {found['matrix rate in TFLOP/s']['median']:.1f} TFLOP/s"
+        yield f"  bf16 products {found['matrix rate in TFLOP/s']['median']:.4g} TFLOP/s"
     for step, figures in found.get("vit-base bf16", {}).items():
         share = f"{figures['share']:.1%}" if "share" in figures else figures["left out"]
         yield f"  vit-base {step:<33}{share}"

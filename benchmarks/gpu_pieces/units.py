@@ -57,6 +57,7 @@ TINY = replace(
     compiler="eager",
     small=True,
     arms=("swin",),
+    precisions=("fp32",),
     study=(("sample", 64),),
     study_arms=("baseline", "full"),
     seeds=(0,),

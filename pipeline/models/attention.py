@@ -1,5 +1,7 @@
 """Attention with an additive bias over many small blocks (windows, tiles, sampled keys)."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,3 +34,8 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     logits += bias  # in place: it is large, and nothing else needs it
     return torch.softmax(logits, dim=-1).to(v.dtype) @ v
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Switch autocast off; on device "meta", which counts and never computes, there is none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

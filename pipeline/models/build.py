@@ -1,9 +1,11 @@
 """From a few plain values to a detector: the one place that knows all backbones."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import DescryError
+from pipeline.models import acmix_resnet, dat, glnet, swin, vit
 from pipeline.models.acmix import AcmixSwin
 from pipeline.models.acmix_resnet import AcmixResNet
 from pipeline.models.backbone import Backbone
@@ -21,6 +23,14 @@ BACKBONES: dict[str, type[Backbone]] = {
     "acmix_swin": AcmixSwin,
     "acmix_resnet": AcmixResNet,
     "glnet": GLNet,
+}
+SIZES: dict[str, Collection[str]] = {
+    "vit": vit.SIZES,
+    "swin": swin.SIZES,
+    "dat": dat.SIZES,
+    "acmix_swin": swin.SIZES,
+    "acmix_resnet": acmix_resnet.SIZES,
+    "glnet": glnet.SIZES,
 }
 # Families whose published sizes have names of their own.
 SIZE_NAMES = {
@@ -71,6 +81,9 @@ def build_backbone(spec: DetectorSpec, **options: Any) -> Backbone:
         options["width"] = spec.width
     size = SIZE_NAMES.get(spec.backbone, {}).get(spec.size, spec.size)
     family = BACKBONES[spec.backbone]
+    if size not in SIZES[spec.backbone]:
+        known = ", ".join(SIZES[spec.backbone])
+        raise DescryError(f"backbone {spec.backbone} has no size {spec.size!r}: use one of {known}")
     return family(size, interaction=interaction, drop_path=spec.drop_path, **options)
 
 

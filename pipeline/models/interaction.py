@@ -109,7 +109,8 @@ class ACP(nn.Module):
             return f
         rows = interpolation_matrix(f.shape[1], grid[0], f)
         columns = interpolation_matrix(f.shape[2], grid[1], f)
-        return torch.einsum("Hh,Ww,bhwc->bHWc", rows, columns, f)
+        f = torch.einsum("Hh,bhwc->bHwc", rows, f)
+        return torch.einsum("Ww,bHwc->bHWc", columns, f)
 
 
 class CAT(nn.Module):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.models.attention import MASKED, biased_attention
+from pipeline.models.attention import MASKED, biased_attention, without_autocast
 
 TILE = 8  # keys that a tile's queries span per axis; 4 and 7 cost about the same, 14 more
 EDGES = ("clamp", "reflect")
@@ -182,7 +182,7 @@ def _logit_bias(rows: Axis, columns: Axis, bias: Tensor | None, q: Tensor) -> Te
     in a fixed order, where a lookup's would add millions of values one by one.
     """
     side = rows.place.shape[-1]
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         table = q.new_zeros(1, side - 1, side - 1) if bias is None else bias
         table = table.to(torch.promote_types(table.dtype, torch.float32))
         table = F.pad(table, (0, 1, 0, 1), value=MASKED)  # (h, P, P)

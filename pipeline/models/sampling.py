@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.models.attention import without_autocast
+
 OUTSIDE = ("zeros", "border")
 
 
@@ -91,7 +93,7 @@ def sample_tables(tables: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     heads, height, width = tables.shape[1:]
     # Sides of a multiple of 8 keep products aligned: half as fast again on a CPU.
     bottom, right = -height % 8, -width % 8
-    with torch.autocast(tables.device.type, enabled=False):
+    with without_autocast(tables.device):
         tables = tables.to(torch.promote_types(tables.dtype, torch.float32))
         flat = F.pad(tables, (0, right, 0, bottom)).transpose(1, 2).flatten(2)  # (G, A, h*E)
         down = interpolation_weights(rows, height, bottom).to(flat.dtype).flatten(2, 3)

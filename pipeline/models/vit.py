@@ -169,7 +169,8 @@ class ViT(Backbone):
         table = self.positions[0, prefix:].unflatten(0, (BASE_GRID, BASE_GRID))
         rows = interpolation_matrix(BASE_GRID, grid[0], table)
         columns = interpolation_matrix(BASE_GRID, grid[1], table)
-        table = torch.einsum("Hh,Ww,hwc->HWc", rows, columns, table).flatten(0, 1)
+        table = torch.einsum("Hh,hwc->Hwc", rows, table)
+        table = torch.einsum("Ww,Hwc->HWc", columns, table).flatten(0, 1)
         return torch.cat([self.positions[0, :prefix], table])[None]
 
     def maps(self, images: Tensor) -> list[Tensor]:

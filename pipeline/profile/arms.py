@@ -1,12 +1,12 @@
 """Which detectors are profiled beside each other: a baseline and its enhanced forms."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import DescryError
-from pipeline.models.build import BACKBONES, SIZE_NAMES, DetectorSpec
+from pipeline.models.build import BACKBONES, SIZE_NAMES, SIZES, DetectorSpec
 from pipeline.models.controls import controls
+from pipeline.models.interaction import InteractionSpec
 
 BASELINE = "baseline"
 
@@ -28,6 +28,14 @@ class Shape:
     anchor_scale: float = 4.0
     placement: str = "stream"
     pool_stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.fpn_channels < 16 or self.fpn_channels % 16:
+            raise DescryError(f"fpn_channels {self.fpn_channels}: must be a multiple of 16")
+        try:
+            InteractionSpec(placement=self.placement, pool_stride=self.pool_stride)
+        except ValueError as error:
+            raise DescryError(str(error)) from None
 
 
 def arms(
@@ -87,15 +95,9 @@ def _with_controls(spec: DetectorSpec) -> dict[str, DetectorSpec]:
 def _check(backbone: str, size: str, pool_layers: Sequence[int], concepts: Sequence[int]) -> None:
     if backbone not in BACKBONES:
         raise DescryError(f"backbone {backbone!r}: must be one of {', '.join(BACKBONES)}")
-    sizes = [*_own_sizes(backbone), *SIZE_NAMES.get(backbone, {})]
+    sizes = [*SIZES[backbone], *SIZE_NAMES.get(backbone, {})]
     if size not in sizes:
         raise DescryError(f"size {size!r} of {backbone}: must be one of {', '.join(sizes)}")
     for name, values in (("pool_layers", pool_layers), ("concepts", concepts)):
         if not values or min(values) < 0:
             raise DescryError(f"{name} {list(values)}: must be one or more numbers from 0")
-
-
-def _own_sizes(backbone: str) -> list[str]:
-    """The names in the `SIZES` of the module that defines a family, or the one it builds on."""
-    modules = (sys.modules[kind.__module__] for kind in BACKBONES[backbone].__mro__)
-    return list(next(module.SIZES for module in modules if hasattr(module, "SIZES")))

@@ -69,10 +69,10 @@ def count(spec: DetectorSpec, image_size: int) -> Counts:
     def step() -> None:
         torch.stack([output.sum() for output in forward()]).sum().backward()
 
-    detector.eval()
-    with torch.no_grad():
-        inference, trunk = flops(forward), flops(lambda: backbone(images))
-    detector.train()
+    # Frozen rather than under no_grad, where the counter stumbles over weights as arguments.
+    detector.eval().requires_grad_(False)
+    inference, trunk = flops(forward), flops(lambda: backbone(images))
+    detector.train().requires_grad_(True)
     return Counts(
         total=parameters(detector),
         backbone=parameters(backbone),

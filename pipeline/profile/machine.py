@@ -5,14 +5,14 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-import torchvision
-
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 def machine(device: str) -> dict[str, Any]:
     """Processor, cores, threads, accelerator and versions, as JSON values."""
+    import torch  # here, because the processor's name is asked for where torch must not be
+    import torchvision
+
     about: dict[str, Any] = {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
