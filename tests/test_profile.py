@@ -75,7 +75,7 @@ def test_flops_of_vit_micro():
     n, c = 16, 128
     block = 2 * n * 12 * c * c + 4 * n * n * c  # qkv, projection, MLP; the two attention products
     ends = 2 * n * 768 * c + 2 * n * c * (c // 2) * 4  # patches; transposed convolution
-    positions = 2 * n * 14 * 14 * c  # their table brought to the grid
+    positions = 2 * 4 * 14 * 14 * c + 2 * 4 * 4 * 14 * c  # rows, then columns, of their table
     assert counts.inference_backbone == 6 * block + ends + positions
 
 

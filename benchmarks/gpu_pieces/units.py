@@ -141,4 +141,6 @@ def _study(settings: Settings) -> Iterator[Unit]:
                 values = {"recipe": recipe, "side": side, "arm": arm, "seed": seed}
                 values["epochs"] = settings.epochs
                 name = f"{recipe}-{arm}-seed{seed}"
-                yield Unit("study", "study", name, values, 300, CUBLAS)
+                yield Unit(
+                    "study", "study", name, values, 300 if recipe == "paper" else 120, CUBLAS
+                )
