@@ -40,6 +40,7 @@ DEVICE = {"name": "none", "torch": "0"}
 def lenient_again():
     yield
     torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def test_a_plan_has_one_name_per_unit_and_every_backbone():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.attention import biased_attention
+from pipeline.models.attention import keys_first_attention
 from pipeline.models.sampling import sample_points, sample_tables, to_index
 
 
@@ -78,9 +78,9 @@ class DeformableAttention(nn.Module):
         points = self.points(q if plain is None else self.q(plain))
         sampled = sample_points(x, points)  # (B, n, C)
         k, v = (f(sampled).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.k, self.v))
-        bias = self.bias(points, height, width).to(q.dtype)  # (B, h, H*W, n)
+        bias = self.bias(points, height, width).to(q.dtype)  # (B, g, h/g, n, H, W)
         q = q.view(b, height * width, self.heads, -1).transpose(1, 2)
-        mixed = biased_attention(q, k, v, bias)  # (B, h, H*W, d)
+        mixed = keys_first_attention(q, k, v, bias)  # (B, h, H*W, d)
         return self.proj(mixed.transpose(1, 2).reshape(b, height, width, c))
 
     def points(self, q: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class DeformableAttention(nn.Module):
         return (index + 0.5) * 2 / parts - 1
 
     def bias(self, points: Tensor, height: int, width: int) -> Tensor:
-        """Relative position bias (B, h, H*W, n) between the map's positions and the points."""
+        """Relative position bias (B, g, h/g, n, H, W) between the points and all positions."""
         entries = self.table.shape[-1]
         positions = []
         for axis, side in enumerate((height, width)):
@@ -112,4 +112,4 @@ class DeformableAttention(nn.Module):
             apart = (own - points[..., axis, None]) / 2  # (B, g, n, side)
             positions.append(to_index(apart, entries))
         tables = self.table.unflatten(0, (self.groups, -1))
-        return sample_tables(tables, *positions).flatten(1, 2).flatten(2, 3)
+        return sample_tables(tables, *positions)

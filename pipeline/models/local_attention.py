@@ -40,14 +40,17 @@ class Axis(NamedTuple):
         (n*T,) index of each query, the last repeated where the last tile overhangs.
     keys : Tensor
         (n*S,) index of each key.
+    kind : Tensor
+        (n,) which kind a tile is of, or (1,) where all tiles are alike.
     place : Tensor
-        (n, T, S, P), or (1, T, S, P) where all tiles are alike: one-hot at
-        key - query + kernel - 1, or at P - 1 where the query does not see the key.
+        (kinds, T, S, P), one-hot at key - query + kernel - 1, or at P - 1 where the query does
+        not see the key.
     """
 
     tiles: int
     queries: Tensor
     keys: Tensor
+    kind: Tensor
     place: Tensor
 
 
@@ -153,11 +156,15 @@ def _cut(
     beside = (seen < 0) | (seen >= kernel)
     place = key[:, None] - query[:, :, None] * stride + kernel - 1
     place = place.masked_fill(beside, 2 * kernel - 1)
+    kind = torch.arange(tiles, device=device)
     if edge == "reflect":
-        place, key = place[:1], _reflect(key, keys)
+        place, kind, key = place[:1], kind[:1], _reflect(key, keys)
+    elif not torch.compiler.is_compiling():  # tiles differ near the border only
+        place, kind = torch.unique(place, dim=0, return_inverse=True)
     one_hot = place[..., None] == torch.arange(2 * kernel, device=device)
     inside = key.flatten().clamp(max=keys - 1)  # a halo wider than the map has unseen keys
-    return Axis(tiles, query.flatten().clamp(max=queries - 1), inside, one_hot.float())
+    queried = query.flatten().clamp(max=queries - 1)
+    return Axis(tiles, queried, inside, kind, one_hot.float())
 
 
 def _sides(queries: int, kernel: int, stride: int) -> tuple[int, int, int]:
@@ -186,12 +193,13 @@ def _logit_bias(rows: Axis, columns: Axis, bias: Tensor | None, q: Tensor) -> Te
         table = q.new_zeros(1, side - 1, side - 1) if bias is None else bias
         table = table.to(torch.promote_types(table.dtype, torch.float32))
         table = F.pad(table, (0, 1, 0, 1), value=MASKED)  # (h, P, P)
-        down = rows.place.to(table.dtype).flatten(0, 2)  # (n*T*S, P)
-        across = columns.place.to(table.dtype).flatten(0, 2)  # (m*T*S, P)
-        full = down @ table @ across.T  # (h, n*T*S, m*T*S)
+        down = rows.place.to(table.dtype).flatten(0, 2)  # (kinds*T*S, P)
+        across = columns.place.to(table.dtype).flatten(0, 2)  # (kinds*T*S, P)
+        full = (down @ table @ across.T).to(q.dtype)  # (h, kinds*T*S, kinds*T*S)
     full = full.unflatten(2, columns.place.shape[:3]).unflatten(1, rows.place.shape[:3])
-    full = full.permute(1, 4, 0, 2, 5, 3, 6)  # (n, m, h, T, T, S, S)
-    return full.flatten(5, 6).flatten(3, 4).flatten(0, 1).to(q.dtype)
+    full = full.permute(1, 4, 0, 2, 5, 3, 6)  # (kinds, kinds, h, T, T, S, S)
+    full = full.flatten(5, 6).flatten(3, 4)
+    return full.index_select(0, rows.kind).index_select(1, columns.kind).flatten(0, 1)
 
 
 def _tiles(x: Tensor, down: Tensor, across: Tensor, n: int, m: int) -> Tensor:

@@ -87,7 +87,7 @@ def sample_tables(tables: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (B, G, h, Y, X, n), a view, in fp32 or better.
+        (B, G, h, n, Y, X), a view, in fp32 or better.
     """
     b, groups, n, y = rows.shape
     heads, height, width = tables.shape[1:]
@@ -100,7 +100,7 @@ def sample_tables(tables: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         across = interpolation_weights(columns, width, right).to(flat.dtype).flatten(0, 2)
         stretched = (down @ flat).view(b * groups * n, y * heads, width + right)
         full = stretched @ across.transpose(1, 2)  # (B*G*n, Y*h, X)
-    return full.view(b, groups, n, y, heads, -1).permute(0, 1, 4, 3, 5, 2)
+    return full.view(b, groups, n, y, heads, -1).permute(0, 1, 4, 2, 3, 5)
 
 
 def interpolation_weights(positions: Tensor, length: int, unused: int = 0) -> Tensor:
