@@ -55,7 +55,8 @@ def _picture(index: CocoIndex, i: int, found: Sequence[dict], model: SavedModel)
     texts = [f"{names[k]} {score}".strip() for k, score in zip(classes, scores, strict=True)]
     predicted = draw_boxes(canvas, xyxy, texts, _colours(classes))
     title = f"prediction, score >= {model.score_threshold:.2f}"
-    return side_by_side(truth, predicted, (f"ground truth, {len(boxes)} objects", title))
+    objects = "1 object" if len(boxes) == 1 else f"{len(boxes)} objects"
+    return side_by_side(truth, predicted, (f"ground truth, {objects}", title))
 
 
 def _colours(classes: Iterable[int]) -> list[tuple[int, int, int]]:

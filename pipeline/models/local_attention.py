@@ -132,9 +132,13 @@ def _axis(
 def _cut_once(
     queries: int, keys: int, kernel: int, stride: int, edge: str, device: torch.device
 ) -> Axis:
-    """Tables for later calls; made as ordinary tensors even if the first call is an inference."""
+    """Tables for later calls; made as ordinary tensors even if the first call is an inference.
+
+    On the CPU first: a device, or "meta", which computes nothing, is not asked what is unique.
+    """
     with torch.inference_mode(False), torch.no_grad():
-        return _cut(queries, keys, kernel, stride, edge, device)
+        tiles, *tables = _cut(queries, keys, kernel, stride, edge, torch.device("cpu"))
+        return Axis(tiles, *(table.to(device) for table in tables))
 
 
 def _cut(
