@@ -78,8 +78,8 @@ def window_attention(
         (3*C,) projection of the tokens that pad the map, which attend and are attended to as in
         the reference (there it is the bias of the projection). None masks them.
     project : callable, optional
-        From (B, H, W, E) to (B, H, W, 3*C), position by position. Where it stands between the
-        roll and the padding decides nothing but the cost.
+        From (B, H, W, E) to (B, H, W, 3*C), position by position. Applied before the padding,
+        or after the roll where nothing is padded: the same result for the least work.
 
     Returns
     -------
