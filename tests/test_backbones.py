@@ -135,18 +135,24 @@ def test_too_small_an_image_is_refused(family):
         build(family)(images(1, 31, 64))
 
 
-# Known defect: the exported ResNet form of ACmix gives other values from stride 16 on at a second
-# size, although its attention and convolution replay alone. Strict: mending it fails this mark.
-EXPORTS = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=True) if name == "acmix_resnet" else ())
-    for name in BACKBONES
-]
+def settled(backbone):
+    """Give batch norms the statistics of real inputs, in eval mode.
+
+    With the initial ones the activations of the ResNet form grow from block to block to hundreds,
+    its softmaxes become maxima, and the last bit of a logit decides which key wins.
+    """
+    norms = [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the plain average
+    with torch.no_grad():
+        backbone.train()(images(2, 96, 128))
+    return backbone.eval()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", EXPORTS)
+@families
 def test_export_replays_at_a_second_size(family):
-    backbone = build(family, moved=True).eval()
+    backbone = settled(build(family, moved=True))
     high, wide = (torch.export.Dim(name, min=3, max=32) for name in ("high", "wide"))
     program = torch.export.export(
         backbone,

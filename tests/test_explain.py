@@ -1,5 +1,6 @@
 """Seeing inside: the maps against their definitions, the pictures for form and determinism."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -12,14 +13,16 @@ from torch import nn
 from pipeline.data.geometry import fit_square
 from pipeline.errors import DescryError
 from pipeline.explain import paint
-from pipeline.explain.attention import received
+from pipeline.explain.attention import received, received_by_points
 from pipeline.explain.compare import compare
 from pipeline.explain.picture import read_picture
 from pipeline.explain.record import blocks_of, recording
 from pipeline.explain.run import ends, explain, look, trim
 from pipeline.explain.similarity import linear_cka, principal_colours
+from pipeline.models.acmix_resnet import ACmix
 from pipeline.models.build import BACKBONES, DetectorSpec, build_backbone, build_detector
 from pipeline.models.dat import NeighbourhoodAttention
+from pipeline.models.deformable import DeformableAttention
 from pipeline.models.glnet import Attention as GridAttention
 from pipeline.models.saved import SavedModel
 from pipeline.models.swin import WindowAttention
@@ -151,7 +154,7 @@ def kinds_of(backbone):
         ("dat", {"attention": 4, "attention-from": 4, "points": 6}),
         # the first two stages and every other block of the third
         ("glnet", {"attention": 4, "attention-from": 4, "slots": 6}),
-        ("acmix_resnet", {}),
+        ("acmix_resnet", {"attention": 8, "attention-from": 8}),
     ],
 )
 def test_what_each_family_shows(backbone, counts):
@@ -163,7 +166,8 @@ def test_what_each_family_shows(backbone, counts):
         values = one.values
         if one.kind == "points":
             assert values.min() > 0
-            assert values.max() < 1
+            assert values[..., :2].max() < 1
+            torch.testing.assert_close(values[..., 2].sum(1), torch.ones(len(values)))
             continue
         sums = {"concepts-gather": (1, 2), "concepts-return": 0, "slots": 0}.get(one.kind, (0, 1))
         total = values.sum(dim=sums)
@@ -195,7 +199,42 @@ def test_points_stand_where_the_map_is_sampled():
     # latter clamped to 1: the middle of the map, 7.5, and that of its last cell, 15
     middle, last = (7.5 + 0.5) / 16, 15.5 / 16
     wanted = [[middle, middle], [middle, last], [last, middle], [last, last]]
-    torch.testing.assert_close(points[0], torch.tensor(wanted))
+    torch.testing.assert_close(points[0, :, :2], torch.tensor(wanted))
+
+
+def test_attention_to_deformable_points_is_that_of_the_softmax():
+    module = DeformableAttention(8, 4, 2, kernel=3, stride=4, table=4)
+    module.reset_parameters()
+    nn.init.normal_(module.table)
+    x = torch.randn(1, 8, 8, 8)
+    _, weights = received_by_points(module, x, None)
+    with torch.no_grad():
+        points, q, k, _, bias = module.parts(x)
+        logits = q @ k.transpose(-2, -1) / 2**0.5  # 2 channels a head
+        logits = logits + bias.flatten(1, 2).flatten(3).transpose(2, 3)  # (1, h, H*W, n)
+        wanted = logits.softmax(-1).mean(2)[0].view(2, 2, -1).mean(1)
+    assert points.shape == (1, 2, 4, 2)
+    torch.testing.assert_close(weights, wanted)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_attention_of_acmix_reaches_the_mirrored_neighbourhood(stride):
+    torch.manual_seed(0)
+    module = ACmix(8, heads=4, stride=stride).double()
+    x = torch.randn(1, 10, 11, 8).double()
+    row, column = 2, 10  # mirrored above and at the right
+    seen = received(module, x, (row, column))
+    with torch.no_grad():
+        q, k, _ = module.qkv(x).unflatten(3, (3, 4, -1))[0].float().unbind(2)  # (H, W, h, d)
+        k = k - module.encoding(x)[:, :, None].float()
+    rows = [abs(r) for r in range(row - 3, row + 4)]
+    columns = [10 - abs(10 - c) for c in range(column - 3, column + 4)]
+    keys = k[rows][:, columns].flatten(0, 1)  # (49, h, d)
+    weights = torch.einsum("hd,khd->kh", q[row, column] / 2**0.5, keys).softmax(0).mean(1)
+    wanted = torch.zeros(10, 11)
+    for (r, c), weight in zip(itertools.product(rows, columns), weights, strict=True):
+        wanted[r, c] += weight
+    torch.testing.assert_close(seen, wanted)
 
 
 def test_explain_writes_the_same_bytes_every_time(tmp_path, image):
@@ -231,9 +270,6 @@ def test_refusals_say_why(tmp_path, image):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(DescryError, match=r"notes\.txt: neither DICOM nor an image"):
         read_picture(tmp_path / "notes.txt", model.intensity)
-    plain = model_of("acmix_resnet", pool_layers=0, concepts=0)
-    with pytest.raises(DescryError, match="nothing to show for a acmix_resnet"):
-        explain(plain, image, tmp_path / "out")
     with pytest.raises(DescryError, match="no images"):
         compare(model, model, [], tmp_path / "out")
     assert not (tmp_path / "out").exists()

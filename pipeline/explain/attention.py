@@ -14,14 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.models.acmix_resnet import KERNEL as ACMIX_KERNEL
+from pipeline.models.acmix_resnet import ACmix
+from pipeline.models.attention import keys_first_attention
 from pipeline.models.dat import KERNEL, NeighbourhoodAttention
+from pipeline.models.deformable import DeformableAttention
 from pipeline.models.glnet import Attention as GridAttention
 from pipeline.models.local_attention import neighbourhood_attention
 from pipeline.models.swin import WindowAttention
 from pipeline.models.vit import Attention
 from pipeline.models.windows import window_attention
 
-KINDS = (Attention, GridAttention, WindowAttention, NeighbourhoodAttention)
+KINDS = (Attention, GridAttention, WindowAttention, NeighbourhoodAttention, ACmix)
 
 
 def received(module: nn.Module, x: Tensor, query: tuple[int, int] | None) -> Tensor:
@@ -48,10 +52,40 @@ def received(module: nn.Module, x: Tensor, query: tuple[int, int] | None) -> Ten
         qkv = module.qkv(x).detach()  # type: ignore[operator]
         q, k, v = qkv.float().chunk(3, dim=-1)
         v = torch.zeros_like(v, requires_grad=True)
-        out = _mix(module)(torch.cat([q, k, v], dim=-1))[0]  # (H, W, C)
-        wanted = out.mean(dim=(0, 1)) if query is None else out[query]
+        out = _mix(module)(torch.cat([q, k, v], dim=-1))[0]  # (H, W, C), less if strided
+        stride = module.stride if isinstance(module, ACmix) else 1
+        wanted = (
+            out.mean(dim=(0, 1)) if query is None else out[query[0] // stride, query[1] // stride]
+        )
         (weights,) = torch.autograd.grad(wanted.sum(), v)
     return weights[0].mean(dim=-1)
+
+
+def received_by_points(
+    module: DeformableAttention, x: Tensor, plain: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Points of deformable attention and how much attention they receive.
+
+    Parameters
+    ----------
+    module : DeformableAttention
+    x, plain : Tensor
+        Its inputs (1, H, W, C).
+
+    Returns
+    -------
+    Tensor, Tensor
+        Places (G, n, 2) as (y, x), -1 to 1; the attention each receives, (G, n), as a mean over
+        all positions and the group's heads, which sums to 1 over n.
+    """
+    with torch.no_grad():
+        points, q, k, v, bias = module.parts(x, plain)
+    with torch.enable_grad():
+        v = torch.zeros_like(v, dtype=torch.float32, requires_grad=True)
+        out = keys_first_attention(q.float(), k.float(), v, bias.float())  # (1, h, H*W, d)
+        (weights,) = torch.autograd.grad(out.mean(dim=2).sum(), v)
+    heads = weights[0].mean(dim=-1)  # (h, n)
+    return points[0], heads.unflatten(0, (module.groups, -1)).mean(dim=1)
 
 
 def _mix(module: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -60,6 +94,8 @@ def _mix(module: nn.Module) -> Callable[[Tensor], Tensor]:
         return lambda qkv: _windows(module, qkv)
     if isinstance(module, NeighbourhoodAttention):
         return lambda qkv: _neighbourhood(module, qkv)
+    if isinstance(module, ACmix):
+        return lambda qkv: _mirrored(module, qkv)
     assert isinstance(module, Attention | GridAttention)
     return lambda qkv: _everywhere(module.heads, qkv)
 
@@ -88,3 +124,11 @@ def _neighbourhood(module: NeighbourhoodAttention, qkv: Tensor) -> Tensor:
     q, k, v = qkv.unflatten(3, (3, module.heads, -1)).unbind(3)
     mixed = neighbourhood_attention(q, k, v, KERNEL, bias=module.table.float())
     return mixed[:, :height, :width].flatten(3)
+
+
+def _mirrored(module: ACmix, qkv: Tensor) -> Tensor:
+    q, k, v = qkv.unflatten(3, (3, module.heads, -1)).unbind(3)
+    k = k - module.encoding(qkv).detach()[:, :, None].float()
+    q = q[:, :: module.stride, :: module.stride]
+    kernel, stride = ACMIX_KERNEL, module.stride
+    return neighbourhood_attention(q, k, v, kernel, edge="reflect", stride=stride).flatten(3)

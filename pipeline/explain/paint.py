@@ -49,12 +49,13 @@ def regions(image: Image.Image, members: np.ndarray, count: int) -> Image.Image:
 
 
 def dots(image: Image.Image, points: np.ndarray) -> Image.Image:
-    """Points (G, n, 2) as (y, x) from 0 to 1, a colour per group."""
+    """Points (G, n, 3) as (y, x) from 0 to 1 and weight, a colour per group, area by weight."""
     picture = image.copy()
     canvas = ImageDraw.Draw(picture)
-    radius = max(2, max(image.size) // 150)
+    usual = max(image.size) / 100  # px, radius at the mean weight
     for group, colour in zip(points, table("hsv", len(points) + 1), strict=False):
-        for y, x in (group * (image.height, image.width)).tolist():
+        for y, x, weight in (group * (image.height, image.width, len(group))).tolist():
+            radius = max(1.5, usual * sqrt(weight))
             box = (x - radius, y - radius, x + radius, y + radius)
             canvas.ellipse(box, fill=tuple(colour.tolist()), outline=_INK)
     return picture

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.explain.attention import KINDS, received
+from pipeline.explain.attention import KINDS, received, received_by_points
 from pipeline.models.backbone import Backbone
 from pipeline.models.deformable import DeformableAttention
 from pipeline.models.glmix import GLMix
@@ -27,8 +27,9 @@ class Seen:
         "attention-from": (H, W), of the chosen point; "concepts-gather": (K, H, W), how much each
         position gives to a concept, summing to 1 over positions; "concepts-return": (K, H, W),
         how much of each concept a position gets back, summing to 1 over K; "slots": (M, H, W),
-        how much a position belongs to each slot, summing to 1 over M; "points": (G, n, 2), where
-        the keys of each group are taken, as (y, x) from 0 to 1 over the image.
+        how much a position belongs to each slot, summing to 1 over M; "points": (G, n, 3), where
+        the keys of each group are taken, as (y, x) from 0 to 1 over the image, and the attention
+        that each receives, summing to 1 over n.
     block : int
         Which block of the backbone, from 0.
     values : Tensor
@@ -126,6 +127,7 @@ def _slots(module: GLMix, args: tuple[Any, ...]) -> list[tuple[str, Tensor]]:
 def _points(module: DeformableAttention, args: tuple[Any, ...]) -> list[tuple[str, Tensor]]:
     """Normalised points as parts of the image: -1 is the middle of the first cell."""
     x, plain = (*args, None)[:2]
-    places = module.points(module.q(x if plain is None else plain))[0]  # (G, n, 2) as (y, x)
+    places, weights = received_by_points(module, x, plain)
     sides = torch.tensor(x.shape[1:3], device=places.device)
-    return [("points", ((places + 1) / 2 * (sides - 1) + 0.5) / sides)]
+    places = ((places + 1) / 2 * (sides - 1) + 0.5) / sides
+    return [("points", torch.cat([places, weights[..., None]], dim=-1))]

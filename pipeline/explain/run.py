@@ -68,11 +68,6 @@ def explain(
                 file = f"{name}-{one.block:02d}.png"
                 paint.write_png(out / file, picture)
                 written.append({"file": file, "block": one.block, "shows": title})
-    if not written:
-        raise DescryError(
-            f"{source}: nothing to show for a {model.spec.backbone} in blocks {sorted(wanted)}: "
-            "no attention, concepts, slots or points that can be drawn"
-        )
     about = {
         "format": FORMAT,
         "model_sha256": model.sha256,
@@ -109,7 +104,7 @@ TITLES = {
     "concepts-gather": "what each concept gathers (sums to 1 over positions)",
     "concepts-return": "what each concept gives back (sums to 1 over concepts)",
     "slots": "membership of each slot (sums to 1 over slots)",
-    "points": "where keys are taken",
+    "points": "where keys are taken; area: the attention they receive",
 }
 
 

@@ -1,13 +1,17 @@
-"""The classifier form of a backbone: last stage, norm, average over the map, linear layer.
+"""The classifier form of a backbone, for pre-training and the check of published counts.
 
-It serves pre-training and the check of published parameter counts. Build the backbone with
+Pyramids: last stage, norm, average over the map, linear layer. Build the backbone with
 ``output_norms=False``: the norms that a detector's levels need are no part of a classifier.
+ViT: a linear layer on the class token.
 """
 
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from pipeline.models.norms import BatchNorm2d
+from pipeline.models.vit import ViT
 
 NORMS = ("layer", "batch", "none")
 
@@ -42,10 +46,8 @@ class Classifier(nn.Module):
         dim = backbone.channels[-1]
         self.backbone = backbone
         self.layer_norm = nn.LayerNorm(dim) if norm == "layer" else None
-        self.batch_norm = nn.BatchNorm2d(dim) if norm == "batch" else None
-        self.head = nn.Linear(dim, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.batch_norm = BatchNorm2d(dim) if norm == "batch" else None
+        self.head = head(dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, 3, H, W), H and W multiples of 32."""
@@ -56,3 +58,34 @@ class Classifier(nn.Module):
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         return self.head(torch.mean(x, dim=1))
+
+
+class ViTClassifier(nn.Module):
+    """Logits of images from the class token of a ViT.
+
+    Parameters
+    ----------
+    backbone : ViT
+        Built with ``class_token=True``.
+    num_classes : int
+        Length of the logits.
+    """
+
+    def __init__(self, backbone: ViT, num_classes: int = 1000) -> None:
+        super().__init__()
+        if backbone.class_token is None:
+            raise ValueError("the classifier reads the class token: build ViT(class_token=True)")
+        self.backbone, self.head = backbone, head(backbone.dim, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, 3, H, W), H and W multiples of 16."""
+        tokens, _ = self.backbone.tokens(images)
+        return self.head(tokens[:, 0])
+
+
+def head(dim: int, num_classes: int) -> nn.Linear:
+    """The linear layer, small at the start."""
+    layer = nn.Linear(dim, num_classes)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -73,15 +73,22 @@ class DeformableAttention(nn.Module):
 
     def forward(self, x: Tensor, plain: Tensor | None = None) -> Tensor:
         """Map (B, H, W, C) to the same shape; `plain` replaces x in the offset network."""
-        b, height, width, c = x.shape
+        _, q, k, v, bias = self.parts(x, plain)
+        mixed = keys_first_attention(q, k, v, bias)  # (B, h, H*W, d)
+        return self.proj(mixed.transpose(1, 2).reshape(x.shape))
+
+    def parts(self, x: Tensor, plain: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Points (B, g, n, 2), and what meets in the attention.
+
+        Queries (B, h, H*W, d), keys and values (B, h, n, d), bias (B, g, h/g, n, H, W).
+        """
+        b, height, width, _ = x.shape
         q = self.q(x)
         points = self.points(q if plain is None else self.q(plain))
         sampled = sample_points(x, points)  # (B, n, C)
         k, v = (f(sampled).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.k, self.v))
-        bias = self.bias(points, height, width).to(q.dtype)  # (B, g, h/g, n, H, W)
-        q = q.view(b, height * width, self.heads, -1).transpose(1, 2)
-        mixed = keys_first_attention(q, k, v, bias)  # (B, h, H*W, d)
-        return self.proj(mixed.transpose(1, 2).reshape(b, height, width, c))
+        bias = self.bias(points, height, width).to(q.dtype)
+        return points, q.view(b, height * width, self.heads, -1).transpose(1, 2), k, v, bias
 
     def points(self, q: Tensor) -> Tensor:
         """Points (B, g, n, 2) as (y, x), -1 to 1, in fp32 or better, for queries (B, H, W, C)."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou, sigmoid_focal_loss
@@ -115,6 +116,19 @@ class _Normalisation(GeneralizedRCNNTransform):
 
     torchvision's own switch against resizing holds in training only.
     """
+
+    def forward(
+        self,
+        images: list[Tensor] | Tensor,  # type: ignore[override]  # torchvision's takes a list only
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        """Make the model's input of a list of floats in [0, 1] or of a batch of 8 bits."""
+        if not isinstance(images, Tensor):
+            return super().forward(images, targets)
+        mean, std = (images.new_tensor(v, dtype=torch.float32) for v in (MEAN, STD))
+        batch = images.float().div_(255)  # (B, 3, H, W), one copy from here on
+        batch.sub_(mean[:, None, None]).div_(std[:, None, None])
+        return ImageList(batch, [tuple(images.shape[-2:])] * len(images)), targets
 
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None

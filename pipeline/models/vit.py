@@ -39,7 +39,8 @@ class Attention(nn.Module):
         """Attend globally."""
         b, n, c = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, c // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, C / heads)
+        # Split before the heads move forward: the gradients then meet in one copy, not two.
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, heads, N, C / heads)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return self.proj(mixed.transpose(1, 2).reshape(b, n, c))
 
@@ -103,7 +104,7 @@ class ViT(Backbone):
     checkpointing : bool
         Recompute blocks in the backward pass.
     class_token : bool
-        Carry a class token, as the classifier form does; detection leaves it out.
+        Carry a class token and make no maps: the classifier form.
     width : int
         Channels in place of the size's own, for a control of equal parameters; 0 keeps them.
     """
@@ -133,7 +134,8 @@ class ViT(Backbone):
         rates = drop_path_rates(drop_path, depth)
         self.blocks = nn.ModuleList(Block(dim, heads, rate, interaction) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.finer = nn.ConvTranspose2d(dim, dim // 2, 2, 2)  # stride 16 -> 8
+        # stride 16 -> 8
+        self.finer = None if class_token else nn.ConvTranspose2d(dim, dim // 2, 2, 2)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -175,8 +177,8 @@ class ViT(Backbone):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Maps of strides 8 (transposed convolution), 16 (as is) and 32 (maximum)."""
+        if self.finer is None:
+            raise ValueError("a ViT with class token is a classifier and makes no maps")
         tokens, grid = self.tokens(images)
-        if self.class_token is not None:
-            tokens = tokens[:, 1:]
         c4 = tokens.transpose(1, 2).unflatten(2, grid)  # (B, C, H, W)
         return [self.finer(c4), c4, F.max_pool2d(c4, 2)]
