@@ -17,7 +17,7 @@ import torch
 
 from pipeline.errors import DescryError
 from pipeline.models.build import DetectorSpec
-from pipeline.profile.step import Load, make_step
+from pipeline.profile.step import Load, Step, make_step
 
 STEPS = 2  # the optimiser's state comes at the end of the first
 _STATUS = Path("/proc/self/status")
@@ -70,8 +70,12 @@ def peak_bytes(spec: DetectorSpec, load: Load, threads: int) -> int | None:
 
 def measure(spec: DetectorSpec, load: Load) -> int:
     """Peak of this process during the steps, less what it held before them, in bytes."""
-    step = make_step(spec, load)
-    cuda = load.device == "cuda"
+    return peak_of(make_step(spec, load), load.device)
+
+
+def peak_of(step: Step, device: str) -> int:
+    """Bytes by which two steps raise the peak of this process, or of the GPU."""
+    cuda = device == "cuda"
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

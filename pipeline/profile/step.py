@@ -11,7 +11,7 @@ import torch
 
 from pipeline.models.build import DetectorSpec, build_detector
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
