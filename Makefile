@@ -1,6 +1,7 @@
 # make repro   environment, install, the whole pipeline on the embedded samples
-# make test    environment, install, lint, types, tests
-# Both are idempotent; the second time they only do what is left to do.
+# make test    environment, install, lint, types, fast tests
+# make slow    the tests marked slow: whole pipelines, resumed trainings, exports, a browser
+# All are idempotent; the second time they only do what is left to do.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,8 +9,10 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 export NO_ALBUMENTATIONS_UPDATE := 1
+# Two processes of one thread each: small tensors gain nothing from threads.
+PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal
 
-.PHONY: repro test lint install clean
+.PHONY: repro test slow lint install clean
 install: $(READY)
 
 repro: $(READY)
@@ -17,8 +20,10 @@ repro: $(READY)
 	@cat runs/report/table.md
 
 test: lint
-	OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal -m "not slow and not gpu"
-	pytest -m "slow and not gpu" --durations=10
+	$(PYTEST) -m "not slow and not gpu"
+
+slow: $(READY)
+	$(PYTEST) -m "slow and not gpu" --durations=10
 
 lint: $(READY)
 	ruff check .
