@@ -15,6 +15,7 @@ def draw_boxes(
     boxes: np.ndarray,
     labels: Sequence[str],
     colours: Sequence[tuple[int, int, int]],
+    line: int = 0,
 ) -> Image.Image:
     """A copy of an image with labelled boxes.
 
@@ -26,12 +27,14 @@ def draw_boxes(
     labels : sequence of n texts
         Drawn at the box; an empty text draws nothing.
     colours : sequence of n RGB triples
+    line : int
+        Width in pixels; 0 goes by the size of the image.
     """
     image = Image.fromarray(pixels).convert("RGB")
     canvas = ImageDraw.Draw(image)
     longer = max(image.size)
     font = ImageFont.load_default(max(10, longer // 45))
-    line = max(1, longer // 300)
+    line = line or max(1, longer // 300)
     for box, label, colour in zip(boxes.tolist(), labels, colours, strict=True):
         canvas.rectangle(box, outline=colour, width=line)
         if label:

@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +14,7 @@ from pipeline.errors import DescryError
 
 BOX_DECIMALS = 2  # hundredths of a pixel
 SCORE_DECIMALS = 5
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def to_results(
@@ -53,27 +57,74 @@ def write_results(path: Path, rows: list[dict]) -> None:
         stream.write("\n]\n")
 
 
-def load_results(path: Path) -> list[dict]:
-    """Read COCO results of any origin.
+def iterate_results(path: Path) -> Iterator[dict]:
+    """Read COCO results of any origin, one after the other, so that a million fit into memory.
 
     Raises
     ------
     DescryError
-        When the file is not a list of {image_id, category_id, bbox of 4 finite numbers, score}.
+        When the file is not a list of {image_id, category_id, bbox of 4 finite numbers, score},
+        or an ``id`` occurs twice.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DescryError(f"{path}: no such results file") from None
-    except ValueError as error:
-        raise DescryError(f"{path}: not JSON: {error}") from None
-    if not isinstance(rows, list):
-        raise DescryError(f"{path}: must be a list of detections, not {type(rows).__name__}")
-    for i, row in enumerate(rows):
+    except (OSError, ValueError) as error:
+        raise DescryError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    seen: set[object] = set()
+    for i, row in enumerate(_entries(path, text)):
         problem = _problem(row)
         if problem:
             raise DescryError(f"{path}: detection {i}: {problem}")
-    return rows
+        if "id" in row:
+            if row["id"] in seen:
+                raise DescryError(f"{path}: detection {i}: id {row['id']!r} occurs twice")
+            seen.add(row["id"])
+        yield row
+
+
+def load_results(path: Path) -> list[dict]:
+    """All COCO results of a file; see `iterate_results`."""
+    return list(iterate_results(path))
+
+
+def _entries(path: Path, text: str) -> Iterator[Any]:
+    """The elements of a JSON list."""
+    decode = json.JSONDecoder().raw_decode
+    place = _skip(text, 0)
+    if text[place : place + 1] == "{":
+        raise DescryError(
+            f"{path}: must be a list of detections, not an object. A file with images and "
+            "annotations is ground truth: give it as --gt"
+        )
+    if text[place : place + 1] != "[":
+        raise DescryError(f"{path}: not JSON, or not a list of detections")
+    place = _skip(text, place + 1)
+    if text[place : place + 1] == "]":
+        place += 1
+    else:
+        while True:
+            try:
+                value, place = decode(text, place)
+            except (ValueError, RecursionError) as error:
+                raise DescryError(f"{path}: not JSON: {error}") from None
+            yield value
+            place = _skip(text, place)
+            mark = text[place : place + 1]
+            if mark not in (",", "]"):
+                raise DescryError(f"{path}: not JSON: expected , or ] at character {place}")
+            place = _skip(text, place + 1)
+            if mark == "]":
+                break
+    if _skip(text, place) != len(text):
+        raise DescryError(f"{path}: not JSON: text after the end of the list")
+
+
+def _skip(text: str, place: int) -> int:
+    """The next place that is not white space."""
+    found = _SPACE.match(text, place)
+    return found.end() if found else place
 
 
 def _problem(row: object) -> str:
@@ -82,8 +133,17 @@ def _problem(row: object) -> str:
     for key in ("image_id", "category_id", "bbox", "score"):
         if key not in row:
             return f"has no {key!r}"
+    for key in ("image_id", "category_id"):
+        if type(row[key]) is not int:
+            return f"{key} must be a whole number, not {row[key]!r}"
     bbox = row["bbox"]
     numbers = [*bbox, row["score"]] if isinstance(bbox, list) and len(bbox) == 4 else None
-    if numbers is None or not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers):
+    if numbers is None or not all(map(_is_finite, numbers)):
         return f"bbox must be 4 finite numbers and score one, not {bbox!r}, {row['score']!r}"
+    if bbox[2] < 0 or bbox[3] < 0:
+        return f"bbox [x, y, width, height] has a negative size: {bbox}"
     return ""
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]

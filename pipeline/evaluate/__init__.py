@@ -1,1 +1,1 @@
-"""How good the detections are: COCO AP and AR, curves, pictures."""
+"""How good the detections are: AP and AR, curves, intervals, mistakes, comparisons, pictures."""

@@ -1,24 +1,23 @@
-"""COCO average precision and recall, by pycocotools, with counts where there is nothing to count.
+"""COCO average precision and recall, with counts where there is nothing to count.
 
-pycocotools reports -1 where no ground truth of a kind exists and fails on an empty list of
-detections; here that is None beside the number of objects, and 0 respectively.
+The figures equal those of pycocotools, which reports -1 where no ground truth of a kind exists
+and fails on an empty list of detections; here that is None beside the number of objects, and 0.
 """
 
-import contextlib
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from pipeline.data.coco import load_coco
-from pipeline.errors import DescryError
+from pipeline.evaluate.average import LIMITS, RECALLS, Averages, accumulate, ranking
+from pipeline.evaluate.matching import AREAS, HIT, IGNORED, THRESHOLDS, Matches, match
+from pipeline.evaluate.tables import MAX_DETECTIONS, Found, Truth
 
-# Name, and how it is read from pycocotools' arrays: (AP or AR, IoU or None, area, detections)
+# Name, and how it is read: (AP or AR, IoU or None for the mean of all, area, detections)
 SUMMARY: dict[str, tuple[str, float | None, str, int]] = {
     "AP": ("precision", None, "all", 100),
     "AP50": ("precision", 0.5, "all", 100),
@@ -34,95 +33,83 @@ SUMMARY: dict[str, tuple[str, float | None, str, int]] = {
     "AR_large": ("recall", None, "large", 100),
 }
 DECIMALS = 6
-SMALL, MEDIUM = 32**2, 96**2  # px^2, COCO's borders of small, medium and large
+BY_CLASS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100")
+
+
+def rounded(value: float | None) -> float | None:
+    """As figures are written: six decimals, None where there is nothing to say."""
+    return None if value is None or np.isnan(value) else round(float(value), DECIMALS)
 
 
 class CocoScore:
-    """The accumulated COCO evaluation of one set of detections.
+    """The COCO evaluation of one set of detections.
 
-    Parameters
+    Attributes
     ----------
-    coco : mapping
-        Ground truth as `load_coco` gives it.
-    results : sequence
-        COCO results; may be empty.
-    max_detections : (int, int, int)
-        Detections per image for AR1, AR10 and AR100.
+    matches : Matches
+    averages : Averages
+        Over all images.
     """
 
-    def __init__(
-        self,
-        coco: Mapping[str, Any],
-        results: Sequence[dict],
-        max_detections: tuple[int, int, int] = (1, 10, 100),
-    ) -> None:
-        _check_ids(coco, results)
-        self.coco = coco
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
-            truth = COCO()
-            truth.dataset = dict(coco)
-            truth.createIndex()
-            found = truth.loadRes(list(results)) if results else COCO()
-            if not results:
-                found.dataset = {**coco, "annotations": []}
-                found.createIndex()
-            self.evaluation = COCOeval(truth, found, "bbox")
-            self.evaluation.params.maxDets = list(max_detections)
-            self.evaluation.evaluate()
-            self.evaluation.accumulate()
-        self.max_detections = max_detections
+    def __init__(self, matches: Matches) -> None:
+        self.matches = matches
 
     @classmethod
     def of(cls, path: Path, results: Sequence[dict]) -> "CocoScore":
-        """The score of detections against a COCO file."""
-        return cls(load_coco(path), results)
+        """The score of COCO results against a COCO file."""
+        return cls.between(load_coco(path), results)
 
-    def value(self, name: str, category_id: int | None = None) -> float | None:
+    @classmethod
+    def between(
+        cls, coco: Mapping[str, Any], results: Sequence[dict], limit: int = MAX_DETECTIONS
+    ) -> "CocoScore":
+        """The score of COCO results against ground truth as `load_coco` gives it."""
+        truth = Truth.of(coco)
+        return cls(match(truth, Found.of(truth, results, limit)))
+
+    @cached_property
+    def averages(self) -> Averages:
+        """Precision and recall at every IoU threshold, class and area range."""
+        return accumulate(self.matches)
+
+    def value(self, name: str, label: int | None = None) -> float | None:
         """One figure of `SUMMARY`, of all classes or of one; None without ground truth."""
         kind, iou, area, detections = SUMMARY[name]
-        params = self.evaluation.params
-        a = params.areaRngLbl.index(area)
-        m = self.max_detections.index(detections) if detections != 100 else 2
-        k = slice(None) if category_id is None else [params.catIds.index(category_id)]
-        t = slice(None) if iou is None else np.flatnonzero(np.isclose(params.iouThrs, iou))
-        values = self.evaluation.eval[kind][t]
-        values = values[..., k, a, m]
+        t = slice(None) if iou is None else np.flatnonzero(np.isclose(THRESHOLDS, iou))
+        k = slice(None) if label is None else slice(label, label + 1)
+        a = list(AREAS).index(area)
+        if kind == "precision":
+            values = self.averages.precision[t, :, k, a]
+        else:
+            values = self.averages.recall[t, k, a, LIMITS.index(detections)]
         known = values[values > -1]
-        return round(float(known.mean()), DECIMALS) if known.size else None
+        return rounded(known.mean()) if known.size else None
 
     def summary(self) -> dict[str, Any]:
         """All twelve figures, with the numbers of images and objects behind them."""
+        objects = (~self.matches.outside).sum(axis=0).tolist()
+        names = ("objects", *(f"objects_{area}" for area in list(AREAS)[1:]))
         figures: dict[str, Any] = {name: self.value(name) for name in SUMMARY}
-        areas = [a["area"] for a in self.coco["annotations"] if not a["iscrowd"]]
-        counts = {
-            "images": len(self.coco["images"]),
-            "objects": len(areas),
-            "objects_small": sum(area < SMALL for area in areas),
-            "objects_medium": sum(SMALL <= area < MEDIUM for area in areas),
-            "objects_large": sum(area >= MEDIUM for area in areas),
-        }
+        counts = {"images": self.matches.truth.images, **dict(zip(names, objects, strict=True))}
         return figures | counts
 
     def per_class(self) -> list[dict[str, Any]]:
-        """AP, AP50, AP75 and AR100 of each class, with its number of objects."""
-        rows = []
-        for category in self.coco["categories"]:
-            mine = [a for a in self.coco["annotations"] if a["category_id"] == category["id"]]
-            row: dict[str, Any] = {"class": category["name"], "objects": len(mine)}
-            row |= {n: self.value(n, category["id"]) for n in ("AP", "AP50", "AP75", "AR100")}
-            rows.append(row)
-        return rows
+        """The figures of each class, with its number of objects."""
+        truth = self.matches.truth
+        objects = np.bincount(truth.label[~truth.crowd], minlength=truth.classes).tolist()
+        return [
+            {"class": name, "objects": objects[k]} | {n: self.value(n, k) for n in BY_CLASS}
+            for k, (_, name) in enumerate(truth.categories)
+        ]
 
-    def precision_recall(self, iou: float = 0.5) -> list[dict[str, Any]]:
-        """Interpolated precision at 101 recalls, one series per class with ground truth."""
-        params = self.evaluation.params
-        t = int(np.flatnonzero(np.isclose(params.iouThrs, iou))[0])
+    def precision_recall(self) -> list[dict[str, Any]]:
+        """Interpolated precision at 101 recalls, IoU 0.5, one series per class with objects."""
         rows = []
-        for k, category in enumerate(self.coco["categories"]):
-            curve = self.evaluation.eval["precision"][t, :, k, 0, 2]
+        for k, (_, name) in enumerate(self.matches.truth.categories):
+            curve = self.averages.precision[0, :, k, 0]
             rows += [
-                {"class": category["name"], "recall": float(r), "precision": round(float(p), 5)}
-                for r, p in zip(params.recThrs.round(2), curve, strict=True)
+                {"class": name, "recall": round(float(r), 2), "precision": round(float(p), 5)}
+                for r, p in zip(RECALLS, curve, strict=True)
                 if p > -1
             ]
         return rows
@@ -131,11 +118,11 @@ class CocoScore:
 def self_test(coco: Mapping[str, Any]) -> float | None:
     """AP of the ground truth as its own detections: 1 on a sound file, None without objects."""
     real = [a for a in coco["annotations"] if not a["iscrowd"]]
-    per_image = max(Counter(a["image_id"] for a in real).values(), default=0)
+    most = max(Counter(a["image_id"] for a in real).values(), default=0)
     perfect = [
         {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 1.0} for a in real
     ]
-    return CocoScore(coco, perfect, (1, 10, max(100, per_image))).value("AP")
+    return CocoScore.between(coco, perfect, max(MAX_DETECTIONS, most)).value("AP")
 
 
 def operating_point(path: Path, results: Sequence[dict]) -> tuple[float, str]:
@@ -146,50 +133,36 @@ def operating_point(path: Path, results: Sequence[dict]) -> tuple[float, str]:
     (float, str)
         The threshold, and in words where it comes from.
     """
-    score = CocoScore.of(path, results)
-    matches, objects = _matches(score)
-    if objects == 0 or not matches:
+    matches = CocoScore.of(path, results).matches
+    objects = int((~matches.truth.crowd).sum())
+    thresholds, hits, misses = by_threshold(matches)
+    if objects == 0 or not len(thresholds):
         return (
             0.3,
             "default: the validation split gives no detections or has no objects to choose by",
         )
-    ordered = sorted(matches, reverse=True)
-    scores = np.array([s for s, _ in ordered])
-    hits = np.cumsum([hit for _, hit in ordered])
-    f1 = 2 * hits / (np.arange(1, len(ordered) + 1) + objects)
-    last_of_tie = np.append(scores[1:] != scores[:-1], True)
-    best = int(np.argmax(np.where(last_of_tie, f1, -1)))
+    f1 = 2 * hits / (hits + misses + objects)
+    best = int(np.argmax(f1))
     text = f"highest F1 at IoU 0.5 on the validation split ({f1[best]:.3f}, {objects} objects)"
-    return round(float(scores[best]), 5), text
+    return round(float(thresholds[best]), 5), text
 
 
-def _matches(score: CocoScore) -> tuple[list[tuple[float, bool]], int]:
-    """(score, is a true positive) of each detection at IoU 0.5, and the number of objects."""
-    pairs: list[tuple[float, bool]] = []
-    objects = 0
-    everything = score.evaluation.params.areaRng[0]
-    for image in score.evaluation.evalImgs:
-        if image is None or image["aRng"] != everything:
-            continue
-        objects += int((1 - np.asarray(image["gtIgnore"])).sum())
-        counted = ~np.asarray(image["dtIgnore"][0], dtype=bool)
-        hits = np.asarray(image["dtMatches"][0]) > 0
-        pairs += [
-            (float(s), bool(h))
-            for s, h, c in zip(image["dtScores"], hits, counted, strict=True)
-            if c
-        ]
-    return pairs, objects
+def by_threshold(
+    matches: Matches, label: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hits and misses at IoU 0.5 of all detections with at least a score.
 
-
-def _check_ids(coco: Mapping[str, Any], results: Sequence[dict]) -> None:
-    images = {image["id"] for image in coco["images"]}
-    categories = {category["id"] for category in coco["categories"]}
-    for row in results:
-        if row["image_id"] not in images:
-            raise DescryError(
-                f"detection of image_id {row['image_id']}: no such image in the COCO file"
-            )
-        if row["category_id"] not in categories:
-            known = ", ".join(map(str, sorted(categories)))
-            raise DescryError(f"detection of category_id {row['category_id']}: known are {known}")
+    Returns
+    -------
+    (array (s,), array (s,), array (s,))
+        The distinct scores, descending; true positives and false positives at each.
+    """
+    status = matches.status[0, 0]
+    chosen = status != IGNORED
+    if label is not None:
+        chosen &= matches.found.label == label
+    rows = ranking(matches.found.score, chosen)
+    score = matches.found.score[rows]
+    last = np.flatnonzero(np.append(score[1:] != score[:-1], True)) if len(rows) else rows
+    hits = np.cumsum(status[rows] == HIT)[last]
+    return score[last], hits, last + 1 - hits

@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.atomic import write_csv, write_json
 from pipeline.data.coco import load_coco
 from pipeline.data.index import CocoIndex
 from pipeline.data.results import write_results
 from pipeline.errors import DescryError
-from pipeline.evaluate.metrics import CocoScore, self_test
+from pipeline.evaluate.figures import Evaluation, Point
+from pipeline.evaluate.gallery import draw_gallery
+from pipeline.evaluate.intervals import DEFAULT, Resampling
+from pipeline.evaluate.metrics import self_test
+from pipeline.evaluate.outputs import write_details, write_metrics, write_tables
 from pipeline.evaluate.pictures import draw_pictures
+from pipeline.evaluate.tables import Found, Truth
 from pipeline.models.inference import detect_split
 from pipeline.models.saved import SavedModel
 
@@ -23,12 +27,15 @@ def evaluate(
     pictures: int,
     batch_size: int,
     workers: int,
+    gallery: int = 12,
+    how: Resampling = DEFAULT,
 ) -> dict[str, Any]:
     """Evaluate on ``annotations/test.json`` of a converted dataset.
 
-    Writes ``predictions.json`` (COCO results), ``per_class.csv``, ``precision_recall.csv`` and
-    ``pictures/`` into `out`, and ``<dataset>.json`` into `metrics`: the figures under the
-    dataset's name, which keeps several datasets apart in one table.
+    Writes ``predictions.json`` (COCO results), the tables and ``details.json`` of
+    `pipeline.evaluate.outputs`, ``pictures/`` and ``gallery/`` into `out`, and ``<dataset>.json``
+    into `metrics`: the figures under the dataset's name, which keeps several datasets apart in
+    one table.
 
     Raises
     ------
@@ -48,14 +55,24 @@ def evaluate(
             f"{path}: its own boxes score AP {perfect} instead of 1: convert it again"
         )
     results = detect_split(model, index, batch_size=batch_size, workers=workers)
-    score = CocoScore(truth, results)
-    figures = score.summary()
     write_results(out / "predictions.json", results)
-    write_json(metrics / f"{model.trained_on}.json", {model.trained_on: figures})
-    _write_rows(out / "per_class.csv", score.per_class())
-    _write_rows(out / "precision_recall.csv", score.precision_recall())
+    point = Point(model.score_threshold, str(model.meta.get("score_threshold_source", "unknown")))
+    found = Found.of(Truth.of(truth), results)
+    evaluation = Evaluation(model.trained_on, path, truth, found, point, how)
+    write_tables(evaluation, out)
+    write_details(evaluation, out, {})
+    write_metrics(evaluation, metrics / f"{model.trained_on}.json")
     draw_pictures(index, results, model, out / "pictures", pictures)
-    return figures
+    assert evaluation.at_point is not None and evaluation.errors is not None
+    draw_gallery(
+        index,
+        evaluation.at_point,
+        evaluation.errors,
+        out / "gallery",
+        count=gallery,
+        intensity=model.intensity,
+    )
+    return evaluation.flat
 
 
 def _check_classes(model: SavedModel, index: CocoIndex) -> None:
@@ -65,10 +82,3 @@ def _check_classes(model: SavedModel, index: CocoIndex) -> None:
             f"{index.path}: its classes {theirs} are not the model's {ours}: "
             "train again, or evaluate on the dataset that the model was trained on"
         )
-
-
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Rows of equal keys as a CSV; None becomes an empty cell."""
-    header = list(rows[0]) if rows else ["class"]
-    cells = [["" if v is None else v for v in row.values()] for row in rows]
-    write_csv(path, header, cells)

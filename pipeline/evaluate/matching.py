@@ -1,0 +1,178 @@
+"""COCO's matching of detections to objects, for all images and thresholds at once.
+
+In each image and class, detections take objects in the order of their scores: the free object
+with the largest IoU at or above the threshold, objects inside the area range before the others;
+a crowd may be taken any number of times. These are the rules of `COCOeval.evaluateImg` in
+pycocotools. Here the detections of equal place in that order are handled together, in all images,
+at all thresholds and area ranges, so the number of steps does not grow with the number of images.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.evaluate.overlap import overlaps
+from pipeline.evaluate.tables import Found, Truth, runs
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
+AREAS = {  # square pixels, both ends inside, as COCO has it
+    "all": (0.0, 1e10),
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e10),
+}
+MISS, HIT, IGNORED = 0, 1, 2  # what became of a detection
+AT_ONCE = 200_000  # detections matched together; bounds the memory
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """What became of every detection and every object.
+
+    Attributes
+    ----------
+    truth : Truth
+    found : Found
+    status : array (T, A, d), uint8
+        `MISS`, `HIT` or `IGNORED` at each IoU threshold and area range.
+    taken : array (m, T, A), bool
+        Whether a detection has the object.
+    outside : array (m, A), bool
+        Whether the object does not count: a crowd, or not of the area range.
+    partner : array (d,), int64
+        Object of a hit at the first threshold over all areas; -1 for others.
+    """
+
+    truth: Truth
+    found: Found
+    status: np.ndarray
+    taken: np.ndarray
+    outside: np.ndarray
+    partner: np.ndarray
+
+
+def match(
+    truth: Truth,
+    found: Found,
+    thresholds: np.ndarray = THRESHOLDS,
+    areas: dict[str, tuple[float, float]] = AREAS,
+) -> Matches:
+    """Match all detections by COCO's rules."""
+    matching = _Matching(truth, found, thresholds, np.array(list(areas.values())).T)
+    for rows in _parts(found.image):
+        matching.run(rows)
+    return matching.result
+
+
+def above(matches: Matches, threshold: float) -> Matches:
+    """The matching at IoU 0.5 of the detections with at least a score.
+
+    Nothing but the others falls away, because detections with lower scores choose later.
+    """
+    found = matches.found.where(matches.found.score >= threshold)
+    return match(matches.truth, found, THRESHOLDS[:1], {"all": AREAS["all"]})
+
+
+class _Matching:
+    """A matching under way; `run` adds the detections of some images."""
+
+    def __init__(
+        self, truth: Truth, found: Found, thresholds: np.ndarray, limits: np.ndarray
+    ) -> None:
+        # A threshold of 1 would be missed by rounding; pycocotools lowers it by as much.
+        self.levels, self.limits = np.minimum(thresholds, 1 - 1e-10), limits
+        shape = (len(thresholds), limits.shape[1])
+        self.result = Matches(
+            truth,
+            found,
+            status=np.zeros((*shape, len(found)), dtype=np.uint8),
+            taken=np.zeros((len(truth.area), *shape), dtype=bool),
+            outside=_out_of_range(truth.area, limits) | truth.crowd[:, None],
+            partner=np.full(len(found), -1, dtype=np.int64),
+        )
+
+    def run(self, rows: slice) -> None:
+        """Match the detections `rows`, which are all those of their images."""
+        truth, found = self.result.truth, self.result.found
+        classes = max(truth.classes, 1)
+        keys = found.image[rows] * classes + found.label[rows]
+        objects = truth.image * classes + truth.label
+        least = float(self.levels.min())
+        pairs = overlaps(found.boxes[rows], keys, truth.boxes, objects, truth.crowd, least)
+        state = np.zeros((len(keys), len(self.levels), self.limits.shape[1]), dtype=np.uint8)
+        partner = self.result.partner[rows]  # a view
+        for wave in _waves(*pairs, keys):
+            for d, g, iou in wave:
+                free = self._take(d, g, iou, state, HIT)
+                partner[d] = np.where(free, g, partner[d])
+            for d, g, iou in wave:
+                self._take(d, g, iou, state, IGNORED)
+        size = found.boxes[rows, 2] * found.boxes[rows, 3]
+        alone = _out_of_range(size, self.limits)[:, None, :] & (state == MISS)
+        state[alone] = IGNORED  # unmatched, and not of the area range
+        self.result.status[:, :, rows] = state.transpose(1, 2, 0)
+
+    def _take(
+        self, d: np.ndarray, g: np.ndarray, iou: np.ndarray, state: np.ndarray, outcome: int
+    ) -> np.ndarray:
+        """Give objects to detections that have none yet; each of `d` and `g` occurs once.
+
+        `outcome` is `HIT` for objects that count and `IGNORED` for the others.
+
+        Returns
+        -------
+        array (n,), bool
+            Whether it happened at the first threshold and area range.
+        """
+        taken = self.result.taken
+        allowed = self.result.outside[g] == (outcome == IGNORED)  # (n, A)
+        if not allowed.any():
+            return np.zeros(len(d), dtype=bool)
+        now = state[d]
+        enough = (iou[:, None] >= self.levels)[:, :, None]  # (n, T, 1)
+        free = enough & allowed[:, None, :] & ~taken[g] & (now == MISS)
+        now[free] = outcome
+        state[d] = now
+        taken[g] |= free & ~self.result.truth.crowd[g, None, None]
+        return free[:, 0, 0]
+
+
+def _out_of_range(area: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """(n, A), bool."""
+    return (area[:, None] < limits[0]) | (area[:, None] > limits[1])
+
+
+def _parts(image: np.ndarray) -> Iterator[slice]:
+    """Slices of detections, about `AT_ONCE` each, whole images always."""
+    start = 0
+    while start < len(image):
+        last = image[min(start + AT_ONCE, len(image)) - 1]
+        end = int(np.searchsorted(image, last, "right"))
+        yield slice(start, end)
+        start = end
+
+
+def _waves(
+    d: np.ndarray, g: np.ndarray, iou: np.ndarray, keys: np.ndarray
+) -> Iterator[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Pairs (detection, object, IoU) in the order of the matching.
+
+    A wave has at most one detection of each image and class: the first, then the second, and so
+    on, of those that overlap anything. Inside a wave come the detections' favourite objects,
+    then their second ones, and so on; of equal overlaps the later object is the favourite.
+    """
+    order = np.lexsort((-g, -iou, d))
+    first, choice = runs(d[order])
+    _, turn = runs(keys[d[order[first]]])  # of each detection in its image and class
+    turn = np.repeat(turn, np.diff(np.append(first, len(d))))
+    for wave in _grouped(turn):
+        chosen = (order[wave[part]] for part in _grouped(choice[wave]))
+        yield [(d[rows], g[rows], iou[rows]) for rows in chosen]
+
+
+def _grouped(number: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows with number 0, then those with number 1, ..."""
+    order = np.argsort(number, kind="stable")
+    borders = np.flatnonzero(np.diff(number[order])) + 1
+    yield from np.split(order, borders) if len(order) else []

@@ -1,0 +1,177 @@
+"""The files of an evaluation: tables as CSV, single numbers as JSON. See docs/evaluation.md."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.atomic import write_csv, write_json
+from pipeline.evaluate import curves
+from pipeline.evaluate.confusion import confusion
+from pipeline.evaluate.error_kinds import counts, find_errors, gains
+from pipeline.evaluate.figures import Evaluation
+from pipeline.evaluate.intervals import intervals
+from pipeline.evaluate.metrics import by_threshold
+from pipeline.evaluate.subgroups import subgroups
+
+NO_THRESHOLD = "no operating point: give --threshold, a score chosen on other images than these"
+EMPTY = {  # headers of the tables that may have no rows
+    "precision_recall.csv": ("class", "recall", "precision"),
+    "per_class.csv": ("class", "objects"),
+    "confusion.csv": ("true", "predicted", "count"),
+    "froc.csv": ("fp_per_image", "sensitivity", "threshold"),
+    "roc.csv": ("threshold", "false_positive_rate", "true_positive_rate"),
+}
+
+
+def write_tables(evaluation: Evaluation, out: Path) -> None:
+    """Write all CSV files; None becomes an empty cell."""
+    for name, rows in tables(evaluation).items():
+        header = list(rows[0]) if rows else EMPTY[name]
+        cells = (["" if v is None else v for v in row.values()] for row in rows)
+        write_csv(out / name, header, cells)
+
+
+def write_details(evaluation: Evaluation, out: Path, missing: Mapping[str, str]) -> None:
+    """Write ``details.json``; `missing` adds reasons for what is not there."""
+    content = details(evaluation)
+    content["not_available"] = not_available(evaluation) | dict(missing)
+    write_json(out / "details.json", content)
+
+
+def write_metrics(evaluation: Evaluation, path: Path) -> None:
+    """Write the flat figures under the name of the ground truth, as DVC's metrics."""
+    write_json(path, {evaluation.name: evaluation.flat})
+
+
+def tables(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+    """Rows of all CSV files."""
+    matches, at_point = evaluation.matches, evaluation.at_point
+    return {
+        "per_class.csv": _per_class(evaluation),
+        "precision_recall.csv": evaluation.score.precision_recall(),
+        "f1_confidence.csv": curves.f1_confidence(matches),
+        "confusion.csv": confusion(at_point.truth, at_point.found) if at_point else [],
+        "froc.csv": evaluation.froc.rows() if evaluation.froc else [],
+        "roc.csv": curves.image_roc(matches),
+        "calibration.csv": evaluation.calibration[0],
+        "subgroups.csv": subgroups(evaluation.score, evaluation.images, evaluation.point.threshold),
+    }
+
+
+def _per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """COCO figures of each class, and those at the operating point."""
+    rows = evaluation.score.per_class()
+    for k, row in enumerate(rows):
+        row |= dict.fromkeys(("sensitivity", "precision", "f1"))
+        if evaluation.at_point is not None:
+            _, hits, misses = by_threshold(evaluation.at_point, k)
+            figures = curves.precision_recall_f1(_last(hits), _last(misses), row["objects"])
+            row |= {"sensitivity": figures.pop("recall")} | figures
+    return rows
+
+
+def _last(running: np.ndarray) -> int:
+    return int(running[-1]) if len(running) else 0
+
+
+def details(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything that is a single number, and where it comes from."""
+    froc, point = evaluation.froc, evaluation.point
+    rows, error = evaluation.calibration
+    return {
+        "ground_truth": _ground_truth(evaluation),
+        "operating_point": {"threshold": point.threshold, "source": point.source},
+        "figures": evaluation.flat,
+        "at_operating_point": _at_operating_point(evaluation),
+        "image_level": _image_level(evaluation),
+        "froc": {
+            "points": froc.points() if froc else [],
+            "score": evaluation.flat["froc_score"],
+        },
+        "calibration": {
+            "ece": error,
+            "detections": sum(row["count"] for row in rows),
+            "bins": curves.BINS,
+            "iou": 0.5,
+        },
+        "intervals": _intervals(evaluation),
+        "errors": _errors(evaluation),
+    }
+
+
+def _ground_truth(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "name": evaluation.name,
+        "sha256": hashlib.sha256(evaluation.path.read_bytes()).hexdigest(),
+        "images": len(evaluation.positive),
+        "negatives": int((~evaluation.positive).sum()),
+        "objects": evaluation.objects,
+        "crowds": int(evaluation.matches.truth.crowd.sum()),
+        "unit": evaluation.units.name,
+        "units": evaluation.units.count,
+    }
+
+
+def _at_operating_point(evaluation: Evaluation) -> dict[str, Any]:
+    names = ("true_positives", "false_positives", "missed", "f1")
+    numbers: dict[str, Any] = dict.fromkeys(names)
+    if evaluation.at_point is not None:
+        _, hits, misses = by_threshold(evaluation.at_point)
+        found, false = _last(hits), _last(misses)
+        f1 = curves.precision_recall_f1(found, false, evaluation.objects)["f1"]
+        numbers = dict(zip(names, (found, false, evaluation.objects - found, f1), strict=True))
+    shared = ("sensitivity", "precision", "fp_per_image")
+    return {"iou": 0.5} | numbers | {name: evaluation.flat[name] for name in shared}
+
+
+def _image_level(evaluation: Evaluation) -> dict[str, Any]:
+    positive = evaluation.positive
+    numbers = {"positives": int(positive.sum()), "negatives": int((~positive).sum())}
+    names = ("auc", "sensitivity", "specificity")
+    return numbers | {name: evaluation.flat[f"image_{name}"] for name in names}
+
+
+def _intervals(evaluation: Evaluation) -> dict[str, Any]:
+    how, units = evaluation.how, evaluation.units
+    return {
+        "level": how.level,
+        "resamples": how.resamples,
+        "seed": how.seed,
+        "unit": units.name,
+        "units": units.count,
+        "figures": intervals(evaluation.matches, evaluation.point.threshold, units, how),
+    }
+
+
+def _errors(evaluation: Evaluation) -> dict[str, Any]:
+    everything = find_errors(evaluation.matches)
+    number, gain = counts(everything), gains(evaluation.matches, everything)
+    chosen = counts(evaluation.errors) if evaluation.errors else dict.fromkeys(number)
+    return {
+        kind: {
+            "count": number[kind],
+            "count_at_operating_point": chosen[kind],
+            "delta_AP50": gain[kind],
+        }
+        for kind in number
+    }
+
+
+def not_available(evaluation: Evaluation) -> dict[str, str]:
+    """Why something is empty."""
+    reasons = {}
+    if evaluation.point.threshold is None:
+        reasons = dict.fromkeys(("confusion.csv", "gallery", "at_operating_point"), NO_THRESHOLD)
+    positive = evaluation.positive
+    if positive.all() or not positive.any():
+        kind = "negative" if positive.any() else "positive"
+        reasons["roc.csv"] = reasons["image_auc"] = f"0 {kind} images"
+    if evaluation.froc is None:
+        reasons["froc.csv"] = "0 objects"
+    if evaluation.units.count < 2:
+        unit = evaluation.units
+        reasons["intervals"] = f"{unit.count} {unit.name}: nothing to resample"
+    return reasons

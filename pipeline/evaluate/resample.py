@@ -1,0 +1,193 @@
+"""Figures of weighted images: what resampling, swapping and subgroups have in common.
+
+Matching does not depend on which other images are in the set. So it is done once, and a figure
+of a resampled set is a sum with one weight per image: how often the image was drawn. An image of
+weight 2 counts as two copies, one of weight 0 is absent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.evaluate.average import at_recalls, ranking
+from pipeline.evaluate.curves import image_scores
+from pipeline.evaluate.matching import HIT, IGNORED, Matches
+
+FIGURES = (
+    "AP",
+    "AP50",
+    "AP75",
+    "AR100",
+    "sensitivity_at_1fp",
+    "sensitivity",
+    "precision",
+    "fp_per_image",
+    "image_auc",
+    "image_sensitivity",
+    "image_specificity",
+)
+_AT_75 = 5  # place of IoU 0.75 among the thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """Detections of one class, ranked, and its objects."""
+
+    image: np.ndarray  # (d,) place of each detection's image in the weights
+    hits: list[np.ndarray]  # per IoU threshold, the ranks of the hits
+    ignored: list[np.ndarray]  # per IoU threshold, the ranks of those that do not count
+    objects: np.ndarray  # (m,) image of each object
+
+
+class Weighted:
+    """Figures of several runs over the same images, under weights of the images.
+
+    Parameters
+    ----------
+    runs : sequence of Matches
+        One run, or two to be compared; with the same `Truth`.
+    thresholds : sequence
+        Operating point of each run; None leaves out the figures that need one.
+    """
+
+    def __init__(self, runs: Sequence[Matches], thresholds: Sequence[float | None]) -> None:
+        self.truth = runs[0].truth
+        self.images = self.truth.images
+        found = [run.found for run in runs]
+        image = np.concatenate([f.image for f in found])
+        source = np.repeat(np.arange(len(runs)), [len(f) for f in found])
+        score = np.concatenate([f.score for f in found])
+        label = np.concatenate([f.label for f in found])
+        status = np.concatenate([run.status[:, 0] for run in runs], axis=1)
+        # Equal scores stand in the order of the images, whichever run they are from.
+        order = np.argsort(image, kind="stable")
+        image, source, score = image[order], source[order], score[order]
+        label, status = label[order], status[:, order]
+        places = image + source * self.images
+        self._classes = [
+            self._class(places, status, ranking(score, label == k), k)
+            for k in range(self.truth.classes)
+        ]
+        limit = np.array([np.inf if t is None else t for t in thresholds])
+        self.has_point = all(t is not None for t in thresholds)
+        self._pool(places, status[0], score, score >= limit[source])
+        self._rate_images(runs, limit)
+
+    def _class(
+        self, places: np.ndarray, status: np.ndarray, rows: np.ndarray, label: int
+    ) -> _Class:
+        mine = self.truth.image[(self.truth.label == label) & ~self.truth.crowd]
+        hits = [np.flatnonzero(level[rows] == HIT) for level in status]
+        ignored = [np.flatnonzero(level[rows] == IGNORED) for level in status]
+        return _Class(places[rows], hits, ignored, mine)
+
+    def _pool(
+        self, places: np.ndarray, status: np.ndarray, score: np.ndarray, above: np.ndarray
+    ) -> None:
+        """Detections of all classes that count at IoU 0.5, ranked."""
+        rows = ranking(score, status != IGNORED)
+        ranked = score[rows]
+        self._ranked = places[rows]
+        self._hit, self._above = status[rows] == HIT, above[rows]
+        last = np.append(ranked[1:] != ranked[:-1], True) if len(rows) else np.zeros(0, bool)
+        self._last = np.flatnonzero(last)
+        self._objects = self.truth.image[~self.truth.crowd]
+
+    def _rate_images(self, runs: Sequence[Matches], limit: np.ndarray) -> None:
+        """Images of all runs by ascending score."""
+        scores, positive = zip(*(image_scores(run) for run in runs), strict=True)
+        score, holds = np.concatenate(scores), np.concatenate(positive)
+        self._order = np.argsort(score, kind="stable")
+        ranked = score[self._order]
+        first = np.append(True, ranked[1:] != ranked[:-1]) if len(ranked) else np.zeros(0, bool)
+        self._first = np.flatnonzero(first)
+        self._holds = holds[self._order]
+        self._called = (score >= np.repeat(limit, self.images))[self._order]
+
+    def figures(self, found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """All `FIGURES`; NaN where there is nothing to count.
+
+        Parameters
+        ----------
+        found : array (runs * images,), int
+            Weight of each image's detections, run after run.
+        truth : array (images,), int
+            Weight of each image's objects.
+        """
+        return self.average(found, truth) | self._rates(found, truth) | self._of_images(found)
+
+    def average(self, found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """The COCO figures: means over the classes that have objects."""
+        averages, recalls = [], []
+        for one in self._classes:
+            objects = truth[one.objects].sum()
+            if objects:
+                precision, recall = _class_curves(one, found[one.image], objects)
+                averages.append(precision)
+                recalls.append(recall)
+        if not averages:
+            return dict.fromkeys(("AP", "AP50", "AP75", "AR100"), np.nan)
+        mean = np.mean(averages, axis=0)  # (T,)
+        return {
+            "AP": float(mean.mean()),
+            "AP50": float(mean[0]),
+            "AP75": float(mean[_AT_75]),
+            "AR100": float(np.mean(recalls)),
+        }
+
+    def _rates(self, found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """Figures of single detections at IoU 0.5."""
+        weight = found[self._ranked]
+        images, objects = truth.sum(), truth[self._objects].sum()
+        hits, misses = weight * self._hit, weight * ~self._hit
+        hits_above, misses_above = hits[self._above].sum(), misses[self._above].sum()
+        within = np.searchsorted(np.cumsum(misses)[self._last], images, "right")
+        reached = np.append(0, np.cumsum(hits)[self._last])[within]
+        found_any = hits_above + misses_above
+        at_point = {
+            "sensitivity": _ratio(hits_above, objects),
+            "precision": _ratio(hits_above, found_any),
+            "fp_per_image": _ratio(misses_above, images),
+        }
+        if not self.has_point:
+            at_point = dict.fromkeys(at_point, np.nan)
+        return {"sensitivity_at_1fp": _ratio(reached, objects)} | at_point
+
+    def _of_images(self, found: np.ndarray) -> dict[str, float]:
+        """Figures of images as a whole: is there anything in it?"""
+        weight = found[self._order]
+        positive, negative = weight * self._holds, weight * ~self._holds
+        figures = {
+            "image_auc": np.nan,
+            "image_sensitivity": _ratio(positive[self._called].sum(), positive.sum()),
+            "image_specificity": _ratio(negative[~self._called].sum(), negative.sum()),
+        }
+        if not self.has_point:
+            figures = dict.fromkeys(figures, np.nan)
+        if positive.sum() and negative.sum():
+            with_score = np.add.reduceat(negative, self._first)
+            below = np.cumsum(with_score) - with_score / 2  # a tie counts one half
+            won = (np.add.reduceat(positive, self._first) * below).sum()
+            figures["image_auc"] = float(won / positive.sum() / negative.sum())
+        return figures
+
+
+def _class_curves(one: _Class, weight: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
+    """Average precision and recall of a class at each IoU threshold, both (T,)."""
+    precision, recall = np.zeros(len(one.hits)), np.zeros(len(one.hits))
+    everything = np.cumsum(weight)
+    for t, (hits, ignored) in enumerate(zip(one.hits, one.ignored, strict=True)):
+        counted = everything
+        if len(ignored):
+            counting = weight.copy()
+            counting[ignored] = 0
+            counted = np.cumsum(counting)
+        reached = np.cumsum(weight[hits])
+        precision[t] = at_recalls(reached, counted[hits], objects).mean()
+        recall[t] = reached[-1] / objects if len(reached) else 0.0
+    return precision, recall
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else np.nan
