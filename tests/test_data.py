@@ -2,17 +2,20 @@
 
 import json
 
-import albumentations as A
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pipeline.data.dataset import DetectionDataset, EpochSampler
+from pipeline.data.augment import augmentation
+from pipeline.data.cache import PictureSource
+from pipeline.data.dataset import DetectionDataset
 from pipeline.data.geometry import fit_square
 from pipeline.data.images import ImageError, read_image
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
+from pipeline.data.order import Address
+from pipeline.data.pixels import load_pixels
 from pipeline.data.results import load_results, to_results, write_results
 from pipeline.errors import DescryError
 
@@ -54,62 +57,48 @@ def test_index_keeps_negatives_and_maps_any_category_ids_to_labels_from_0(coco):
     assert coco.objects(2)[0].tolist() == [[5, 50, 35, 90]]
 
 
+def samples(coco, augment="none", side=64, seed=0):
+    return DetectionDataset(PictureSource(coco, Intensity(), side), augmentation(augment), seed)
+
+
 def test_samples_are_square_uint8_with_boxes_scaled_along(coco):
-    dataset = DetectionDataset(coco, image_size=64, intensity=Intensity())
-    sample = dataset[(0, 2)]
+    sample = samples(coco)[Address(0, 2, 64)]
     assert sample.image.shape == (3, 64, 64) and sample.image.dtype == torch.uint8
     np.testing.assert_allclose(sample.boxes, [[3.2, 32, 22.4, 57.6]], rtol=1e-6)
     assert not sample.image[:, :, 32:].any()  # padding right of the narrow image
-    negative = dataset[(0, 1)]
+    negative = samples(coco)[Address(0, 1, 64)]
     assert negative.boxes.shape == (0, 4) and negative.labels.shape == (0,)
 
 
-def test_a_flip_moves_boxes_with_the_pixels(coco):
-    flipped = DetectionDataset(
-        coco, image_size=60, intensity=Intensity(), transforms=[A.HorizontalFlip(p=1.0)]
-    )[(0, 0)]
-    plain = DetectionDataset(coco, image_size=60, intensity=Intensity())[(0, 0)]
-    assert torch.equal(flipped.image[:, :40, :60], plain.image[:, :40, :60].flip(-1))
-    assert flipped.boxes.tolist() == [[0, 0, 60, 40], [30, 5, 50, 15]]
+@pytest.mark.parametrize("side", [64, 96, 192])  # above, between and below the images' sides
+def test_without_augmentation_training_sees_what_inference_sees(coco, side):
+    for i in range(3):
+        square, fit = fit_square(load_pixels(coco, i, Intensity()), side)
+        sample = samples(coco, side=side)[Address(0, i, side)]
+        assert torch.equal(sample.image[0], torch.from_numpy(square))
+        np.testing.assert_allclose(sample.boxes, fit.boxes_in(coco.objects(i)[0]), rtol=1e-6)
 
 
-def test_augmentation_is_decided_by_seed_epoch_and_index_alone(coco):
-    def make(seed=0):
-        flips = [A.HorizontalFlip(p=0.5)]
-        return DetectionDataset(
-            coco, image_size=64, intensity=Intensity(), transforms=flips, seed=seed
-        )
-
-    one, other = make(), make()
-    asked = [(epoch, i) for epoch in range(6) for i in range(3)]
-    forward = {address: one[address].image for address in asked}
-    for address in reversed(asked):
-        assert torch.equal(other[address].image, forward[address])
-    assert len({forward[(epoch, 0)].sum(1).numpy().tobytes() for epoch in range(6)}) == 2
-    changed = [not torch.equal(make(1)[address].image, forward[address]) for address in asked]
-    assert any(changed)
+def test_a_smaller_square_scales_image_and_boxes(coco):
+    sample = samples(coco, side=192)[Address(0, 2, 32)]  # of 50x100
+    assert sample.image.shape == (3, 32, 32) and not sample.image[:, :, 16:].any()
+    np.testing.assert_allclose(sample.boxes, [[1.6, 16, 11.2, 28.8]], rtol=1e-6)
 
 
-def test_the_order_depends_on_seed_and_epoch_alone():
-    sampler = EpochSampler(10, seed=3)
-    first = list(sampler)
-    assert [e for e, _ in first] == [0] * 10 and sorted(i for _, i in first) == list(range(10))
-    sampler.set_epoch(1)
-    second = list(sampler)
-    assert [i for _, i in second] != [i for _, i in first]
-    fresh = EpochSampler(10, seed=3)
-    fresh.set_epoch(1)
-    assert list(fresh) == second
+def test_a_box_thinner_than_a_pixel_is_dropped(coco):
+    coco.boxes[3] = [5, 50, 6, 90]  # 1 px of 100 wide, 0.64 px of 64
+    sample = samples(coco)[Address(0, 2, 64)]
+    assert sample.boxes.shape == (0, 4) and sample.labels.shape == (0,)
+    assert len(samples(coco, side=128)[Address(0, 2, 128)].boxes) == 1
 
 
 def test_a_file_that_is_not_what_the_coco_file_says_is_named(coco):
     Image.new("L", (10, 10)).save(coco.images / "2.png")
-    dataset = DetectionDataset(coco, image_size=64, intensity=Intensity())
     with pytest.raises(DescryError, match=r"2\.png is 10x10.*30x30"):
-        dataset[(0, 1)]
+        samples(coco)[Address(0, 1, 64)]
     (coco.images / "2.png").unlink()
     with pytest.raises(DescryError, match=r"2\.png.*train\.json"):
-        dataset[(0, 1)]
+        samples(coco)[Address(0, 1, 64)]
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 40), (7, 300), (64, 64), (1, 1), (500, 333)])

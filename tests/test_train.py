@@ -1,99 +1,52 @@
 """A training run: what it writes, that it repeats to the bit, and what it refuses."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from train_factory import JUDGE, SETTINGS, make_squares, run, same_bytes
 
 from pipeline.data.coco import write_coco
-from pipeline.data.dataset import Sample
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
-from pipeline.evaluate.metrics import CocoScore, operating_point
 from pipeline.evaluate.run import evaluate
-from pipeline.models.build import DetectorSpec, build_detector
 from pipeline.models.saved import SavedModel
-from pipeline.train.module import Optimisation, TrainingModule, lr_factor, parameter_groups
-from pipeline.train.run import Judge, Settings, train
-
-SPEC = DetectorSpec("vit", "micro", 1, 16, 2.0, 0.05, 0.5, 100, pool_layers=1, concepts=4)
-SETTINGS = Settings(
-    dataset="squares",
-    modality=("CR",),
-    image_size=64,
-    intensity=Intensity(),
-    epochs=2,
-    batch_size=2,
-    optimisation=Optimisation(lr=5e-4, weight_decay=0.05, warmup=0.1, final_lr=0.01),
-    clip_norm=1.0,
-    flip=True,
-    seed=0,
-    precision="fp32",
-    deterministic=True,
-    device="cpu",
-    workers=0,
-)
-JUDGE = Judge(lambda truth, rows: CocoScore.of(truth, rows).summary(), operating_point)
 
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory) -> Path:
-    """A bright square each on a dark image; every third image is empty."""
-    folder = tmp_path_factory.mktemp("squares")
-    (folder / "images").mkdir()
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 3), ("test", 3)):
-        images, annotations = [], []
-        for i in range(count):
-            pixels = rng.integers(0, 60, (48, 64), dtype=np.uint8)
-            if i % 3:
-                x, y = map(int, rng.integers(2, 24, 2))
-                pixels[y : y + 20, x : x + 20] += 180
-                box = {"image_id": i + 1, "category_id": 1, "bbox": [x, y, 20, 20]}
-                annotations.append(box)
-            name = f"{split}{i}.png"
-            Image.fromarray(pixels).save(folder / "images" / name)
-            images.append({"file_name": name, "width": 64, "height": 48})
-        write_coco(
-            folder / f"annotations/{split}.json",
-            info={},
-            licenses=[],
-            categories=[("square", "")],
-            images=images,
-            annotations=annotations,
-        )
-    return folder
+    return make_squares(tmp_path_factory.mktemp("data") / "coco")
 
 
 @pytest.fixture(scope="module")
 def trained(squares, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("run")
-    train(squares, out, SPEC, SETTINGS, JUDGE)
-    return out
+    return run(squares, tmp_path_factory.mktemp("run"))
+
+
+def weights(folder: Path, name: str = "model.pt") -> dict[str, torch.Tensor]:
+    return SavedModel.load(folder / name).detector.state_dict()
+
+
+def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_two_runs_give_the_same_bytes(squares, trained, tmp_path):
-    train(squares, tmp_path, SPEC, SETTINGS, JUDGE)
-    for name in ("history.csv", "about.json"):
-        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
-    one, two = (SavedModel.load(p / "model.pt").detector.state_dict() for p in (tmp_path, trained))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    run(squares, tmp_path, checkpoint_minutes=5.0)  # that it writes checkpoints changes nothing
+    assert same_bytes(tmp_path, trained) == []
     for folder in (tmp_path, trained):
-        run = SavedModel.load(folder / "model.pt")
-        evaluate(run, squares, folder / "e", folder / "m", pictures=2, batch_size=2, workers=0)
+        model = SavedModel.load(folder / "model.pt")
+        evaluate(model, squares, folder / "e", folder / "m", pictures=2, batch_size=2, workers=0)
     for name in ("e/predictions.json", "m/squares.json", "e/pictures/000002.png"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
 
 
 def test_another_seed_gives_another_model(squares, trained, tmp_path):
-    train(squares, tmp_path, SPEC, replace(SETTINGS, seed=1, epochs=1), JUDGE)
-    one, two = (SavedModel.load(p / "model.pt").detector.state_dict() for p in (tmp_path, trained))
-    assert any(not torch.equal(one[name], two[name]) for name in one)
+    run(squares, tmp_path, settings=replace(SETTINGS, seed=1, epochs=1))
+    assert not equal(weights(tmp_path), weights(trained))
 
 
 def test_the_model_file_says_what_it_is(trained):
@@ -103,11 +56,16 @@ def test_the_model_file_says_what_it_is(trained):
     assert model.intensity == Intensity() and len(model.sha256) == 64
     assert model.meta["modality"] == ["CR"] and "Research only" in model.meta["intended_use"]
     assert model.meta["versions"]["torch"] == torch.__version__
+    assert model.meta["training"]["images_per_step"] == 2 and len(model.meta["data_sha256"]) == 64
+    assert model.meta["epoch"] == 2 and model.meta["validation"]["images"] == 3
     about = json.loads((trained / "about.json").read_text())
     assert about["score_threshold"] == model.score_threshold
     assert about["score_threshold_source"]
     rows = (trained / "history.csv").read_text().splitlines()
     assert rows[0] == "epoch,loss,classification,box,lr,val_AP,val_AP50" and len(rows) == 3
+    timing = (trained / "timing.csv").read_text().splitlines()
+    assert timing[0] == "epoch,seconds,waiting,validation,checkpoints,images"
+    assert [row.split(",")[-1] for row in timing[1:]] == ["6", "6"]
 
 
 def test_detections_are_in_pixels_of_the_image_as_given(trained):
@@ -120,6 +78,17 @@ def test_detections_are_in_pixels_of_the_image_as_given(trained):
         assert (found.boxes >= 0).all() and (found.boxes[:, 2] <= width).all()
         assert (found.boxes[:, 3] <= height).all() and set(found.labels) <= {1}
         assert (np.diff(found.scores) <= 0).all()
+
+
+def test_the_best_epoch_is_kept_beside_the_last(squares, tmp_path):
+    aps = iter([0.1, 0.4, 0.4, 0.2])
+    judge = replace(JUDGE, scores=lambda truth, rows: {"AP": next(aps), "AP50": 0.5})
+    run(squares, tmp_path, settings=replace(SETTINGS, epochs=4, keep="best"), judge=judge)
+    best, last = (SavedModel.load(tmp_path / f"{name}.pt").meta for name in ("best", "last"))
+    assert (best["epoch"], best["validation"]["AP"]) == (3, 0.4)  # of equal ones the later
+    assert (last["epoch"], last["validation"]["AP"]) == (4, 0.2)
+    assert (tmp_path / "model.pt").read_bytes() == (tmp_path / "best.pt").read_bytes()
+    assert json.loads((tmp_path / "about.json").read_text())["epoch"] == 3
 
 
 def test_a_foreign_or_malicious_file_is_refused(tmp_path):
@@ -157,38 +126,47 @@ def test_no_training_images_is_an_error_that_points_to_the_report(tmp_path):
             annotations=[],
         )
     with pytest.raises(DescryError, match=r"no training images.*report\.json"):
-        train(tmp_path, tmp_path / "out", SPEC, SETTINGS, JUDGE)
+        run(tmp_path, tmp_path / "out")
 
 
-def test_a_loss_that_is_not_finite_stops_with_parts_and_image_ids(monkeypatch):
-    module = TrainingModule(build_detector(SPEC), SETTINGS.optimisation)
-    monkeypatch.setattr(TrainingModule, "trainer", type("T", (), {"global_step": 7}))
-    bad = {"classification": torch.tensor(math.nan), "box": torch.tensor(1.0)}
-    monkeypatch.setattr(module.detector, "forward", lambda images, targets: bad)
-    sample = Sample(
-        torch.zeros(3, 64, 64, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0), 42
-    )
-    with pytest.raises(DescryError, match=r"step 7 .*classification nan.*image ids 42.*train\.lr"):
-        module.training_step([sample], 0)
+def test_a_step_of_more_batches_than_an_epoch_has_is_refused(squares, tmp_path):
+    with pytest.raises(DescryError, match=r"train\.accumulate = 4.*only 3 batches"):
+        run(squares, tmp_path, settings=replace(SETTINGS, accumulate=4))
 
 
-def test_decay_spares_norms_biases_positions_and_gates():
-    detector = build_detector(SPEC)
-    decay, spared = parameter_groups(detector, 0.05)
-    names = {id(p): n for n, p in detector.named_parameters()}
-    decayed = {names[id(p)] for p in decay["params"]}
-    kept = {names[id(p)] for p in spared["params"]}
-    assert (decay["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
-    assert "backbone.backbone.blocks.0.attn.qkv.weight" in decayed
-    assert "backbone.backbone.positions" in kept
-    assert "backbone.backbone.blocks.0.stream.interaction.acp.gates" in kept
-    assert not any(n.endswith("bias") or "norm" in n for n in decayed)
-    assert len(decayed) + len(kept) == len(names)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channels_last": True},
+        {"gradient_checkpointing": True},
+        pytest.param({"compiler": "eager", "ema": 0.9}, marks=pytest.mark.slow),
+        {"optimisation": replace(SETTINGS.optimisation, fused=True)},
+    ],
+    ids=str,
+)
+def test_switches_for_speed_and_memory_train(squares, trained, tmp_path, changes):
+    run(squares, tmp_path, settings=replace(SETTINGS, **changes))
+    one, two = weights(trained), weights(tmp_path)
+    if "ema" not in changes:
+        close = {n: torch.allclose(one[n], two[n], rtol=0, atol=5e-3) for n in one}
+        assert all(close.values()), [n for n in close if not close[n]]
+    if changes == {"gradient_checkpointing": True}:  # computes the same again
+        assert equal(one, two)
 
 
-def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine():
-    optimisation = Optimisation(lr=1.0, weight_decay=0, warmup=0.2, final_lr=0.1)
-    at = [lr_factor(step, 10, optimisation) for step in range(11)]
-    assert at[:3] == [0.5, 1.0, 1.0]
-    assert at[6] == pytest.approx(0.55)  # half way down
-    assert at[10] == pytest.approx(0.1)
+def test_bf16_trains_except_where_a_cpu_gets_it_wrong(squares, tmp_path):
+    bf16 = replace(SETTINGS, precision="bf16")
+    with pytest.raises(DescryError, match=r"bf16 at image_size = 64"):
+        run(squares, tmp_path, settings=bf16)
+    run(squares, tmp_path, settings=replace(bf16, image_size=96, epochs=1))
+    assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path).values())
+
+
+def test_dvclive_follows_without_changing_anything(squares, trained, tmp_path):
+    run(squares, tmp_path, track=True)
+    assert same_bytes(tmp_path, trained) == []
+    rows = (tmp_path / "live/plots/metrics/loss.tsv").read_text().splitlines()
+    history = [line.split(",") for line in (tmp_path / "history.csv").read_text().splitlines()[1:]]
+    assert rows == ["step\tloss", *(f"{epoch}\t{loss}" for epoch, loss, *_ in history)]
+    assert json.loads((tmp_path / "live/metrics.json").read_text())["step"] == 2
+    assert not (tmp_path / "dvc.yaml").exists()

@@ -47,18 +47,31 @@ def fit_square(pixels: np.ndarray, side: int) -> tuple[np.ndarray, Fit]:
     array (side, side) or (side, side, 3), uint8
     Fit
     """
+    scaled, fit = _scale(pixels, side)
+    square = np.zeros((side, side, *pixels.shape[2:]), dtype=np.uint8)
+    square[: scaled.shape[0], : scaled.shape[1]] = scaled
+    return square, fit
+
+
+def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Scale an image whose longer side is above `side` down to it; leave others as they are.
+
+    It is the scaling of `fit_square`, which then finds nothing left to do.
+    """
+    return _scale(pixels, side)[0] if max(pixels.shape[:2]) > side else pixels
+
+
+def _scale(pixels: np.ndarray, side: int) -> tuple[np.ndarray, Fit]:
+    """Scale the longer side to `side`, keep the aspect as well as whole pixels allow."""
     height, width = pixels.shape[:2]
     factor = side / max(height, width)
     new_width = max(1, round(width * factor))
     new_height = max(1, round(height * factor))
-    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    square = np.zeros((side, side, *pixels.shape[2:]), dtype=np.uint8)
+    fit = Fit(new_width / width, new_height / height, width, height)
     if (new_width, new_height) == (width, height):
-        square[:height, :width] = pixels
-    else:
-        resized = cv2.resize(pixels, (new_width, new_height), interpolation=method)
-        square[:new_height, :new_width] = resized
-    return square, Fit(new_width / width, new_height / height, width, height)
+        return pixels, fit
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return cv2.resize(pixels, (new_width, new_height), interpolation=method), fit
 
 
 def to_tensor(square: np.ndarray) -> Tensor:

@@ -6,6 +6,7 @@ alpha channel is dropped. DICOM is read by `pipeline.dicom`.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -44,8 +45,8 @@ class DecodedImage:
     verbatim: bool
 
 
-def read_image(path: Path) -> DecodedImage:
-    """Decode an ordinary image file completely.
+def read_image(source: Path | BinaryIO) -> DecodedImage:
+    """Decode an ordinary image file, or an open one, completely.
 
     Raises
     ------
@@ -55,7 +56,7 @@ def read_image(path: Path) -> DecodedImage:
         When it does not exist.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             orientation = int(image.getexif().get(_ORIENTATION, 1) or 1)
             stored_size, kind = image.size, image.format
             turned = ImageOps.exif_transpose(image) if 2 <= orientation <= 8 else image
@@ -63,7 +64,7 @@ def read_image(path: Path) -> DecodedImage:
     except FileNotFoundError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"not an image that Pillow can identify ({error})") from error
+        raise ImageError("not an image that Pillow can identify") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(str(error)) from error
     turned_notes = ("EXIF orientation applied",) if 2 <= orientation <= 8 else ()

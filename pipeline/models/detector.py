@@ -15,9 +15,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from pipeline.models.backbone import Backbone
+from pipeline.models.focal import focal_loss
+from pipeline.models.matching import IGNORED, match
 from pipeline.models.pyramid import LEVEL_STRIDES, Pyramid
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -69,6 +70,37 @@ class Detector(RetinaNet):
         )
         self.transform = _Normalisation(32, 32, list(MEAN), list(STD))
 
+    def forward(
+        self,
+        images: list[Tensor] | Tensor,
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training, detections in evaluation.
+
+        Parameters
+        ----------
+        images : tensor (B, 3, H, W), uint8, or list of tensors (3, H, W), float in [0, 1]
+        targets : list of {"boxes": (n, 4) xyxy in pixels, "labels": (n,) from 0}
+            n may be 0; boxes have a positive width and height.
+        """
+        if not self.training:
+            return super().forward(images)
+        assert targets is not None, "training needs targets"
+        batch, targets = self.transform(images, targets)
+        features = list(self.backbone(batch.tensors).values())
+        anchors = self.anchor_generator(batch, features)
+        return self.compute_loss(targets, self.head(features), anchors)
+
+    def postprocess_detections(
+        self,
+        head_outputs: dict[str, list[Tensor]],
+        anchors: list[list[Tensor]],
+        image_shapes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Boxes and scores in fp32, whatever the network computes in."""
+        outputs = {name: [level.float() for level in v] for name, v in head_outputs.items()}
+        return super().postprocess_detections(outputs, anchors, image_shapes)
+
     def compute_loss(
         self,
         targets: Sequence[dict[str, Tensor]],
@@ -86,29 +118,19 @@ class Detector(RetinaNet):
         """
         logits = head_outputs["cls_logits"].float()
         deltas = head_outputs["bbox_regression"].float()
-        matched = torch.stack([self._match(*pair) for pair in zip(targets, anchors, strict=True)])
-        positive = matched >= 0  # (B, A)
-        positives = _mean_over_processes(positive.sum()).clamp(min=1)
-        wanted = torch.zeros_like(logits)
-        box_loss = deltas.sum() * 0.0
-        for i, target in enumerate(targets):
-            chosen = positive[i]
-            index = matched[i, chosen]
-            wanted[i, chosen, target["labels"][index]] = 1.0
-            aims = self.box_coder.encode_single(target["boxes"][index], anchors[i][chosen])
-            box_loss = box_loss + F.l1_loss(deltas[i, chosen], aims, reduction="sum")
-        counted = matched != self.proposal_matcher.BETWEEN_THRESHOLDS
-        focal = sigmoid_focal_loss(logits[counted], wanted[counted], reduction="sum")
-        return {"classification": focal / positives, "box": box_loss / positives}
-
-    def _match(self, target: dict[str, Tensor], anchors: Tensor) -> Tensor:
-        """Per anchor the index of its box, or a negative number (A,)."""
-        boxes = target["boxes"]
-        if len(boxes) == 0:
-            return torch.full(
-                (len(anchors),), self.proposal_matcher.BELOW_LOW_THRESHOLD, device=anchors.device
-            )
-        return self.proposal_matcher(box_iou(boxes.float(), anchors.float()))
+        matched = torch.stack(
+            [match(t["boxes"].float(), a) for t, a in zip(targets, anchors, strict=True)]
+        )
+        image, anchor = torch.where(matched >= 0)  # (P,) each, P positives of the batch
+        positives = _share_of_all(matched.new_tensor(len(image)))
+        starts = matched.new_tensor([0, *(len(t["boxes"]) for t in targets)]).cumsum(0)
+        place = matched[image, anchor] + starts[image]  # among the boxes of all images
+        labels = torch.cat([target["labels"] for target in targets])[place]
+        focal = focal_loss(logits, (image, anchor, labels), matched == IGNORED)
+        boxes = torch.cat([target["boxes"] for target in targets])[place].float()
+        aims = self.box_coder.encode_single(boxes, torch.stack(list(anchors))[image, anchor])
+        distance = F.l1_loss(deltas[image, anchor], aims, reduction="sum")
+        return {"classification": focal / positives, "box": distance / positives}
 
 
 class _Normalisation(GeneralizedRCNNTransform):
@@ -119,7 +141,7 @@ class _Normalisation(GeneralizedRCNNTransform):
 
     def forward(
         self,
-        images: list[Tensor] | Tensor,  # type: ignore[override]  # torchvision's takes a list only
+        images: list[Tensor] | Tensor,
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
         """Make the model's input of a list of floats in [0, 1] or of a batch of 8 bits."""
@@ -137,10 +159,13 @@ class _Normalisation(GeneralizedRCNNTransform):
         return image, target
 
 
-def _mean_over_processes(count: Tensor) -> Tensor:
-    """Mean of a count over all training processes, so that gradients average correctly."""
-    count = count.float()
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(count)
-        count = count / distributed.get_world_size()
-    return count
+def _share_of_all(positives: Tensor) -> Tensor:
+    """One process's share of the positives of all of them, which count as at least one.
+
+    Gradients are averaged over processes, so the sums of all are divided by the positives of all.
+    """
+    count = positives.float()
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return count.clamp(min=1)
+    distributed.all_reduce(count)
+    return count.clamp(min=1) / distributed.get_world_size()

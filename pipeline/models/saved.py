@@ -68,6 +68,7 @@ class SavedModel:
         self.score_threshold = float(meta["score_threshold"])
         self.trained_on = str(meta["dataset"])
         self.sha256 = ""
+        self._bf16 = False
 
     def save(self, path: Path) -> None:
         """Write the model file atomically."""
@@ -94,12 +95,41 @@ class SavedModel:
         model.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         return model
 
+    def prepare(self, precision: str, *, compiled: bool = False, batch_size: int = 1) -> None:
+        """Choose how `detect` computes.
+
+        Parameters
+        ----------
+        precision : str
+            "fp32", or "bf16" for backbone, pyramid and heads; boxes and scores stay fp32.
+        compiled : bool
+            Compile them for batches of `batch_size`, now: it takes a minute or so.
+
+        Raises
+        ------
+        DescryError
+            When this machine cannot compile.
+        """
+        self._bf16 = precision == "bf16"
+        if not compiled:
+            return
+        self.detector.backbone.compile()
+        self.detector.head.compile()
+        try:
+            self.detect([np.zeros((self.image_size, self.image_size), np.uint8)] * batch_size)
+        except Exception as error:  # the compiler and the C++ compiler behind it raise anything
+            first = str(error).strip().splitlines()[0]
+            raise DescryError(f"--compile: {first}; leave it out on this machine") from error
+
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Find objects in 8-bit images (H, W) or (H, W, 3) of any sizes, as one batch."""
         device = next(self.detector.parameters()).device
         fitted = [fit_square(image, self.image_size) for image in images]
-        batch = [to_tensor(square).to(device).float() / 255 for square, _ in fitted]
-        with torch.inference_mode():
+        batch = torch.stack([to_tensor(square) for square, _ in fitted]).to(device)  # (B, 3, S, S)
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=self._bf16),
+        ):
             found = self.detector(batch)
         ids = np.array([category_id for category_id, _ in self.categories], dtype=np.int64)
         results = []

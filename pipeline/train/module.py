@@ -1,8 +1,7 @@
 """One optimisation step, plain and readable, in the form that Lightning drives."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,61 +11,110 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from pipeline.data.dataset import Sample
-from pipeline.errors import DescryError
+from pipeline.data.sample import Batch
 from pipeline.models.detector import Detector
+from pipeline.train.guards import check_finite
+from pipeline.train.schedule import Optimisation, lr_factor
 
 NO_DECAY = ("positions", "class_token", "gates", "table", "rpb", "slot", "rate")
 
 
 @dataclass(frozen=True, slots=True)
-class Optimisation:
-    """AdamW with linear warm-up and cosine decay.
+class Steps:
+    """The arithmetic of a run.
 
     Attributes
     ----------
-    lr : float
-        Highest learning rate, already scaled to the batch.
-    weight_decay : float
-        On matrices and convolutions only.
-    warmup, final_lr : float
-        Share of the steps that warm up; last learning rate as a share of the highest.
+    images : int
+        Images of a step, of all processes and accumulated batches together.
+    batches : int
+        Batches of an epoch on one process; a multiple of `accumulate`.
+    accumulate : int
+        Batches of a step.
+    epochs : int
     """
 
-    lr: float
-    weight_decay: float
-    warmup: float
-    final_lr: float
+    images: int
+    batches: int
+    accumulate: int
+    epochs: int
+
+    @property
+    def total(self) -> int:
+        """Steps of the run."""
+        return self.batches // self.accumulate * self.epochs
 
 
 class TrainingModule(L.LightningModule):
-    """The detector with its loss and optimiser."""
+    """The detector with its loss and optimiser.
 
-    def __init__(self, detector: Detector, optimisation: Optimisation) -> None:
+    Parameters
+    ----------
+    detector : Detector
+    optimisation : Optimisation
+    steps : Steps
+    dump : Path
+        What is written when a loss is not finite.
+    compiler : str
+        Backend of torch.compile; empty: not compiled.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        optimisation: Optimisation,
+        steps: Steps,
+        dump: Path,
+        compiler: str = "",
+    ) -> None:
         super().__init__()
-        self.detector, self.optimisation = detector, optimisation
+        self.detector, self.optimisation, self.steps = detector, optimisation, steps
+        self.dump, self.compiler = dump, compiler
 
-    def training_step(self, batch: Sequence[Sample], batch_index: int) -> Tensor:
-        """Loss of one batch of uint8 samples."""
-        images = [sample.image.to(self.device).float() / 255 for sample in batch]
-        targets = [
-            {"boxes": s.boxes.to(self.device), "labels": s.labels.to(self.device)} for s in batch
-        ]
-        losses = self.detector(images, targets)
-        total = sum(losses.values(), torch.zeros((), device=self.device))
-        if not math.isfinite(float(total.detach())):
-            raise DescryError(_not_finite(losses, batch, self.trainer.global_step))
-        self.log_dict(losses, on_step=False, on_epoch=True, batch_size=len(batch))
-        self.log("loss", total, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch))
-        return total
+    def on_fit_start(self) -> None:
+        """Compile what has no loops over images; the loss stays as it is."""
+        for part in (self.detector.backbone, self.detector.head) if self.compiler else ():
+            part.compile(backend=self.compiler)
+
+    def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
+        """Loss of one batch of 8-bit images, and its parts as numbers.
+
+        Each batch's loss is divided by the positive anchors of this batch on all processes;
+        Lightning takes the mean over accumulated batches.
+        """
+        losses: dict[str, Tensor] = self.detector(batch.images, batch.targets)
+        total = torch.stack(list(losses.values())).sum()
+        values = torch.stack([total, *losses.values()]).tolist()  # the step's one wait for a GPU
+        parts = dict(zip(("loss", *losses), values, strict=True))
+        check_finite(parts, batch.image_ids, self.step, self.lr, self.dump)
+        return {"loss": total, "parts": parts}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW over two groups and a schedule stepped every batch."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        groups = parameter_groups(self.detector, self.optimisation.weight_decay)
-        optimizer = AdamW(groups, lr=self.optimisation.lr)
-        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, steps, self.optimisation))
+        """AdamW over two groups and a schedule that advances with every step."""
+        chosen, total = self.optimisation, self.steps.total
+        groups = parameter_groups(self.detector, chosen.weight_decay)
+        # None lets torch choose, False would turn its grouped form off as well
+        fused = True if chosen.fused else None
+        optimizer = AdamW(groups, lr=chosen.scaled_lr(self.steps.images), fused=fused)
+        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, total, chosen))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def schedule(self) -> LambdaLR:
+        """The schedule of the run under way; its `last_epoch` counts steps."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, LambdaLR)
+        return schedule
+
+    @property
+    def step(self) -> int:
+        """Finished steps of the run."""
+        return int(self.schedule.last_epoch)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -80,22 +128,3 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": decay, "weight_decay": weight_decay},
         {"params": keep, "weight_decay": 0.0},
     ]
-
-
-def lr_factor(step: int, steps: int, optimisation: Optimisation) -> float:
-    """Share of the highest learning rate at a step: linear up, then cosine down."""
-    warm = max(1, round(optimisation.warmup * steps))
-    if step < warm:
-        return (step + 1) / warm
-    progress = min(1.0, (step - warm) / max(1, steps - warm))
-    low = optimisation.final_lr
-    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _not_finite(losses: dict[str, Tensor], batch: Sequence[Sample], step: int) -> str:
-    parts = ", ".join(f"{name} {float(value):g}" for name, value in losses.items())
-    ids = ", ".join(str(sample.image_id) for sample in batch)
-    return (
-        f"the loss is not finite at step {step} ({parts}; image ids {ids}). "
-        "Lower train.lr, lengthen train.warmup or look at these images' boxes"
-    )

@@ -1,0 +1,97 @@
+"""What stops a run, and says why and what to do about it."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.atomic import write_json
+from pipeline.data.sample import Batch
+from pipeline.errors import DescryError
+
+
+def check_precision(precision: str, device: str, side: int) -> None:
+    """Refuse what torch 2.15 computes wrongly: bf16 on a CPU with a pyramid level of one cell.
+
+    oneDNN's gradient of a bf16 convolution of stride 2 over a map of 1 x 1, which level P6 is at
+    64 px, reads memory that nobody has set.
+
+    Raises
+    ------
+    DescryError
+    """
+    if precision == "bf16" and device == "cpu" and side <= 64:
+        raise DescryError(
+            f"train.precision = bf16 at image_size = {side} on a CPU gives wrong gradients: "
+            "use fp32, or 96 px and more"
+        )
+
+
+def check_boxes(batch: Batch) -> None:
+    """Refuse boxes without area; the data path drops them, so one here is a fault.
+
+    Raises
+    ------
+    DescryError
+        Naming the image.
+    """
+    for image_id, boxes in zip(batch.image_ids, batch.boxes, strict=True):
+        if not bool((boxes[:, 2:] > boxes[:, :2]).all()):
+            raise DescryError(
+                f"image {image_id}: a box without area or with a side that is no number reached "
+                f"the loss: {boxes.tolist()}; convert the dataset again or report it"
+            )
+
+
+def check_finite(
+    parts: Mapping[str, float], image_ids: list[int], step: int, lr: float, dump: Path
+) -> None:
+    """Stop at a loss that is not finite; what led to it is written to `dump` first.
+
+    Raises
+    ------
+    DescryError
+        With loss parts, image ids, learning rate and step, naming the dump.
+    """
+    if all(map(math.isfinite, parts.values())):
+        return
+    shown = {name: repr(value) for name, value in parts.items()}  # JSON has no nan
+    write_json(dump, {"losses": shown, "image_ids": image_ids, "step": step, "lr": lr})
+    words = ", ".join(f"{name} {value}" for name, value in shown.items())
+    raise DescryError(
+        f"the loss is not finite at step {step} ({words}; learning rate {lr:.3g}; image ids "
+        f"{', '.join(map(str, image_ids))}; see {dump}). Lower train.lr, lengthen train.warmup "
+        "or look at these images' boxes"
+    )
+
+
+@contextmanager
+def naming_knobs(knobs: Mapping[str, Any]) -> Iterator[None]:
+    """Turn "out of memory" inside the block into an error that says which parameters help.
+
+    Parameters
+    ----------
+    knobs : mapping
+        Parameters and their present values.
+
+    Raises
+    ------
+    DescryError
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = str(error)  # torch's CPU allocator and its loaders have no exception of their own
+        named = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not (named or "can't allocate memory" in words or "out of memory" in words):
+            raise
+        now = ", ".join(f"{name} = {value}" for name, value in knobs.items())
+        raise DescryError(
+            f"out of memory ({words.splitlines()[0] if words else 'no details'}). Now: {now}. "
+            "What helps, in this order: half the batch_size and twice train.accumulate (as many "
+            "images a step), train.precision: bf16, train.gradient_checkpointing: true, a "
+            "smaller image_size (memory grows with its square, or faster)"
+        ) from error
