@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: one shell, tables, galleries and curves for all reports."""

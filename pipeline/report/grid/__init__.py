@@ -1,0 +1,1 @@
+"""The table dataset x backbone x arm, from whatever experiments exist."""

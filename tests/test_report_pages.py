@@ -1,0 +1,169 @@
+"""The page of a run, the index and the comparison, from hand-made folders."""
+
+import re
+
+import pytest
+from run_factory import make_dataset, make_run, write
+
+from pipeline.errors import DescryError
+from pipeline.report.card import prose
+from pipeline.report.page import write_page
+from pipeline.report.run import Run
+from pipeline.report.words import figure, large
+from pipeline.report.write import compare_folders, labels_of, write_report
+
+STAND_IN = "Stand-in: these are other cells."
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A run of rsna with figures, and one of nih without any ground truth; with their report."""
+    folder = tmp_path_factory.mktemp("project")
+    make_run(folder / "runs", "rsna")
+    none = dict.fromkeys(("AP", "AP50", "AP75", "AR100", "image_auc", "sensitivity_at_1fp"))
+    make_run(folder / "runs", "nih", figures=none)
+    make_dataset(folder / "datasets", "rsna", notes=["a/b.json: SYNTHETIC images.", STAND_IN])
+    make_dataset(folder / "datasets", "nih")
+    report(folder, folder / "report")
+    return folder
+
+
+def report(folder, out, only=""):
+    names = ["nih", "cod10k", "rsna"]
+    return write_report(folder / "runs", folder / "datasets", names, out, only=only, sample=True)
+
+
+@pytest.fixture(scope="module")
+def rsna(project):
+    return (project / "report/datasets/rsna.html").read_text()
+
+
+def plain(text):
+    """Without tags and with single spaces."""
+    return " ".join(re.sub("<[^>]*>", " ", text).split())
+
+
+def test_the_page_shows_figures_intervals_and_counts(rsna):
+    text = plain(rsna)
+    assert "AP 0.250 0.100 to 0.600; mean over IoU 0.50 to 0.95" in text
+    assert "5 objects in 8 images" in text and "1,000 bootstrap resamples of 6 patients" in text
+    assert "small 0 n/a n/a" in text and "medium 2 0.200 0.400" in text
+    assert "boxes with a score from 0.310" in text and "false positives 6" in text
+    assert "localisation: right class, box too far off 2 1 0.050" in text
+    assert "view: AP 3 1 n/a n/a 0.000 1.000" in text
+    assert "12 epochs over 20 images, from random weights, seed 0." in text
+    assert "images 37 36 1 unreadable (1)" in text
+    assert "time of the training, cpu 60 s" in text and "waiting for data 5.0%" in text
+    assert "ACP of depth 2 and CAT of 16 concepts" in text
+    assert "nan" not in text and "None" not in text and "-1 " not in text
+
+
+def test_what_has_no_ground_truth_is_na_beside_its_count(project):
+    text = plain((project / "report/datasets/nih.html").read_text())
+    assert "AP n/a mean over IoU 0.50 to 0.95; 5 objects" in text
+    assert (
+        "AUC n/a telling images with objects from those without; 5 images with objects, 3" in text
+    )
+
+
+def test_stand_ins_and_samples_are_named_first(rsna):
+    head = plain(rsna)[: plain(rsna).index("Result AP")]
+    assert "SYNTHETIC images." in head and STAND_IN in head and "Sample data" in head
+
+
+def test_full_data_is_not_called_a_sample(project, tmp_path):
+    run = Run.read("nih", project / "runs", project / "datasets")
+    write_page(run, tmp_path / "p.html")
+    assert "ample data" not in (tmp_path / "p.html").read_text()
+
+
+def test_the_page_is_self_contained_and_escaped(rsna):
+    assert "thing &lt;b&gt;" in rsna and "thing <b>" not in rsna
+    assert not re.search(r"<(script|link rel=\"stylesheet|iframe)", rsna)
+    sources = re.findall(r'(?:src|xlink:href|url)[=(]"?([^")]*)', rsna)
+    assert sources and all(source.startswith(("data:image/jpeg", "#")) for source in sources)
+
+
+def test_the_card_keeps_words_and_web_links_only():
+    text = prose("# Title\n\n[file](a.md), [web](https://example.org), <i>raw</i> ![x](y.png)\n")
+    assert "<h3>Title</h3>" in text and "a.md" not in text and "file, <a href=" in text
+    assert "<i>" not in text and "<img" not in text
+
+
+def test_index_and_table_list_what_was_evaluated(project):
+    out = project / "report"
+    assert "| rsna" in (out / "table.md").read_text()
+    text = (out / "index.html").read_text()
+    links = set(re.findall(r'href="([^"#][^"]*)"', text)) - {"data:,"}
+    assert links == {"index.html", "datasets/rsna.html", "datasets/nih.html"}
+    assert all((out / link).is_file() for link in links)
+    assert "rsna synthetic, stand-in, sample 8 5 0.250" in plain(text)
+    assert f"rsna: {STAND_IN}" in plain(text)
+
+
+def test_one_page_or_the_index_alone_with_the_same_bytes(project, tmp_path):
+    def written(only):
+        report(project, tmp_path / only, only)
+        return {p.relative_to(tmp_path / only): p for p in (tmp_path / only).rglob("*.*")}
+
+    page, index = written("rsna"), written("index")
+    assert {path.as_posix() for path in page} == {"datasets/rsna.html"}
+    assert {path.as_posix() for path in index} == {"index.html", "table.md", "table.csv"}
+    for name, path in (page | index).items():
+        assert path.read_bytes() == (project / "report" / name).read_bytes()
+    with pytest.raises(DescryError, match="--only sun: must be index or one of nih, cod10k, rsna"):
+        report(project, tmp_path / "sun", "sun")
+
+
+def test_a_run_that_is_not_there_says_what_to_do(tmp_path):
+    details = make_run(tmp_path, "rsna") / "rsna/evaluate/details.json"
+    details.unlink()
+    with pytest.raises(
+        DescryError, match=r"details\.json: no such file; run `descry evaluate rsna`"
+    ):
+        Run.read("rsna", tmp_path, tmp_path)
+    write(details, "{")
+    with pytest.raises(DescryError, match="not valid JSON"):
+        Run.read("rsna", tmp_path, tmp_path)
+
+
+def test_folders_of_runs_are_compared_on_what_they_share(project, tmp_path):
+    other = make_run(tmp_path / "other", "rsna", figures={"AP": 0.375}, seed=1)
+    folders = [project / "runs", other]
+    (written,) = compare_folders(folders, project / "datasets", ["nih", "rsna"], tmp_path)
+    text = plain(written.read_text())
+    assert "runs 0.250 0.500" in text and "other 0.375 0.500" in text
+    assert "no paired comparison" in text and "seed 0 1" in text
+    assert 'id="nih"' not in written.read_text()
+    with pytest.raises(DescryError, match="no dataset was evaluated in two of these"):
+        compare_folders([project / "runs", tmp_path], project, ["rsna"], tmp_path)
+
+
+def test_labels_differ(tmp_path):
+    assert labels_of([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+    assert labels_of([tmp_path / "x/a", tmp_path / "y/a"]) == [
+        (tmp_path / "x/a").as_posix(),
+        (tmp_path / "y/a").as_posix(),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "n/a"),
+        ("", "n/a"),
+        (float("nan"), "n/a"),
+        (1234, "1,234"),
+        ("1234", "1,234"),
+        (0.12345, "0.123"),
+        ("0.5", "0.500"),
+        (True, "yes"),
+        ("WBC", "WBC"),
+    ],
+)
+def test_figures_as_readers_see_them(value, text):
+    assert figure(value) == text
+
+
+def test_large_numbers_have_three_digits():
+    assert [large(n) for n in (950, 1_640_000, 20_260_000_000)] == ["950", "1.64 M", "20.3 G"]
