@@ -59,3 +59,22 @@ def save(dataset: Dataset, path: Path, syntax: UID = ExplicitVRLittleEndian) -> 
 def write(path: Path, pixels: np.ndarray, frames: int | None = None, **elements: Any) -> Path:
     """An uncompressed file of `pixels`."""
     return save(image_dataset(pixels, frames, **elements), path)
+
+
+def gdcm_transcode(source: Path, target: Path, syntax: UID) -> Path:
+    """A copy of a file in another transfer syntax, by GDCM's encoders."""
+    import gdcm
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(source))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(target))
+    assert writer.Write()
+    return target

@@ -50,7 +50,7 @@ def test_a_dataset_is_converted_outside_of_the_project(yolo):
         (("train", "nih", "--coco", "nowhere"), "nowhere"),
         (("evaluate", "nih", "--checkpoint", "no.pt"), "no.pt: no such checkpoint"),
         (("predict", "raw", "-o", "o", "--checkpoint", "no.pt"), "no.pt: no such checkpoint"),
-        (("report", "--runs", "nowhere"), "no evaluated dataset"),
+        (("report", "nowhere"), "no evaluated dataset"),
     ],
 )
 def test_a_wrong_call_ends_with_2_and_says_what_to_do(yolo, arguments, words):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_factory import image_dataset, save, write
+from dicom_factory import gdcm_transcode, image_dataset, save, write
 from pydicom import uid
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_frames
@@ -30,24 +30,6 @@ def bundled(name):
     if path is None:
         pytest.skip(f"this pydicom does not bundle {name}")
     return Path(path)
-
-
-def gdcm_transcode(source, target, syntax):
-    import gdcm
-
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(source))
-    assert reader.Read()
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer = gdcm.ImageWriter()
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    writer.SetFileName(str(target))
-    assert writer.Write()
-    return target
 
 
 def failure(path, **kwargs):

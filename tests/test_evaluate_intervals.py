@@ -110,7 +110,7 @@ def test_units_are_patients_slides_or_images():
         return units.name, units.count
 
     assert named([{}, {}]) == ("image", 2)
-    assert named([{"group": "p"}, {"group": "p"}, {}]) == ("patient", 2)
+    assert named([{"group": "p"}, {"group": "p"}, {}]) == ("group", 2)
     assert named([{"patient_id": 7}, {"patient_id": 7}]) == ("patient", 1)
     assert named([{"group": "s", "crop": [0, 0, 9, 9]}] * 2) == ("slide", 1)
     units = Units.of([{"id": 2, "group": "b"}, {"id": 1, "group": "a"}])

@@ -130,7 +130,7 @@ def test_details_say_everything_and_where_it_comes_from(evaluated):
         2,
         4,
     )
-    assert (truth["unit"], truth["units"]) == ("patient", 3) and len(truth["sha256"]) == 64
+    assert (truth["unit"], truth["units"]) == ("group", 3) and len(truth["sha256"]) == 64
     assert details["operating_point"] == {
         "threshold": 0.4,
         "source": "highest F1 on the validation split",
@@ -310,11 +310,11 @@ def test_two_runs_are_compared(data, evaluated, tmp_path):
     result = compare_runs(truth, first, tmp_path / "b.json", HOW)
     assert result["figures"]["AP"]["b"] == 1.0 and result["figures"]["AP"]["difference"] > 0
     assert result["figures"]["sensitivity"]["p"] is None  # b has no operating point
-    assert (result["unit"], result["units"], result["thresholds"]) == ("patient", 3, [0.4, None])
+    assert (result["unit"], result["units"], result["thresholds"]) == ("group", 3, [0.4, None])
     write_comparison(result, ("first", "b"), tmp_path)
     assert json.loads((tmp_path / "comparison.json").read_text())["a"] == "first"
     assert rows(tmp_path / "comparison.csv")[0]["figure"] == "AP"
-    assert "20 resamples and swaps of 3 patients" in as_text(result)
+    assert "20 resamples and swaps of 3 groups" in as_text(result)
 
 
 def test_runs_on_different_test_sets_are_not_compared(data, evaluated, tmp_path):

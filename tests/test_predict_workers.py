@@ -2,18 +2,21 @@
 
 import os
 import signal
+import threading
 import time
 
 import numpy as np
 import pytest
 
+from pipeline.errors import DescryError
+from pipeline.predict.ahead import ahead
 from pipeline.predict.records import Ended, Opened, Picture
-from pipeline.predict.workers import read_files
+from pipeline.predict.workers import Workers
 
 GOOD = [Opened, Picture, Ended]
 
 
-def read(path):
+def read(path, headers_only):
     """Runs in the workers."""
     yield Opened()
     if path.startswith("hang"):
@@ -34,8 +37,9 @@ def read(path):
 
 def outcome(paths, workers, timeout=20.0):
     found = {}
-    for path, messages in read_files(read, paths, workers=workers, timeout=timeout):
-        found[path] = list(messages)
+    with Workers(read, workers, timeout) as team:
+        for path, messages in team.files(paths):
+            found[path] = list(messages)
     return found
 
 
@@ -75,6 +79,46 @@ def test_mistakes_are_reported_without_their_words(capfd):
 
 
 def test_the_parent_may_leave_early():
-    stream = read_files(read, ["a", "b", "c", "d"], workers=2, timeout=20.0)
-    next(stream)
-    stream.close()
+    with Workers(read, 2, 20.0) as team:
+        next(team.files(["a", "b", "c", "d"]))
+
+
+def test_leaving_does_not_wait_for_a_worker_that_hangs():
+    with Workers(read, 2, 100.0) as team:
+        next(team.files(["a", "hang", "hang", "b"]))
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+@pytest.mark.parametrize("limit", [1, 3 * 120_000, 10**9])
+def test_pictures_wait_up_to_a_number_of_bytes(limit):
+    taken = []
+
+    def files():
+        for name in "abcdefgh":
+            taken.append(name)
+            yield name, read(name, False)
+
+    stream = ahead(files(), limit)
+    for number, (_, messages) in enumerate(stream, 1):
+        assert [type(message) for message in messages] == GOOD
+        time.sleep(0.01)
+        assert len(taken) <= number + 1 + limit // 120_000  # of 300 x 400 bytes each
+    assert taken == list("abcdefgh")
+
+
+def test_what_the_listening_thread_raises_is_raised_here():
+    def files():
+        yield "a", read("a", False)
+        raise DescryError("no worker could start")
+
+    with pytest.raises(DescryError, match="no worker"):
+        for _, messages in ahead(files()):
+            list(messages)
+
+
+def test_the_same_workers_look_through_the_files_twice():
+    with Workers(read, 2, 20.0) as team:
+        for _ in range(2):
+            assert [(path, len(list(m))) for path, m in team.files(["a", "b", "c"])] == [
+                ("a", 3), ("b", 3), ("c", 3),
+            ]  # fmt: skip

@@ -15,7 +15,7 @@ from pydicom.pixels.decoders.base import Decoder
 
 from pipeline.dicom import extended12
 from pipeline.dicom.codestream import inspect, rle_segments
-from pipeline.dicom.errors import DicomError, quiet
+from pipeline.dicom.errors import DicomError, quiet, syntax_name
 
 _TWELVE_BIT = "descry-gdcm-12"
 PLUGINS: dict[str, str] = {
@@ -32,7 +32,7 @@ PLUGINS: dict[str, str] = {
     uid.HTJ2K: "pylibjpeg",
     uid.RLELossless: "pylibjpeg",
 }
-_NATIVE = (
+NATIVE = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
     uid.ExplicitVRBigEndian,
@@ -48,8 +48,8 @@ def decoder_for(syntax: uid.UID) -> Decoder:
     DicomError
         "cannot decode" for syntaxes without a decoder (video, JPEG XL, private ones).
     """
-    if syntax not in PLUGINS and syntax not in _NATIVE:
-        raise DicomError("cannot decode", f"no decoder for transfer syntax {_name(syntax)}")
+    if syntax not in PLUGINS and syntax not in NATIVE:
+        raise DicomError("cannot decode", f"no decoder for transfer syntax {syntax_name(syntax)}")
     decoder = get_decoder(syntax)
     if syntax == uid.JPEGExtended12Bit and _TWELVE_BIT not in decoder.available_plugins:
         decoder.add_plugin(_TWELVE_BIT, (extended12.__name__, "decode_frame"))
@@ -90,7 +90,7 @@ def decode_compressed(frame: bytes, syntax: uid.UID, options: dict[str, Any]) ->
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # codecs raise anything; Rust's panics are no Exception even
-        raise DicomError("cannot decode", f"{_name(syntax)}: {_first_line(error)}") from error
+        raise DicomError("cannot decode", f"{syntax_name(syntax)}: {_first_line(error)}") from error
     return np.minimum(pixels, 2 ** options["bits_stored"] - 1) if extended else pixels
 
 
@@ -99,22 +99,20 @@ def _check(frame: bytes, syntax: uid.UID, options: dict[str, Any]) -> None:
     if syntax == uid.RLELossless:
         needed = options["samples_per_pixel"] * options["bits_allocated"] // 8
         if rle_segments(frame) != needed:
-            raise DicomError("cannot decode", f"{_name(syntax)}: the frame header is damaged")
+            raise DicomError("cannot decode", f"{syntax_name(syntax)}: the frame header is damaged")
         return
     found = inspect(frame)
     if found is None:
-        raise DicomError("cannot decode", f"{_name(syntax)}: no frame header in the codestream")
+        raise DicomError(
+            "cannot decode", f"{syntax_name(syntax)}: no frame header in the codestream"
+        )
     expected = (options["rows"], options["columns"], options["samples_per_pixel"])
     if (found.rows, found.columns, found.components) != expected:
         raise DicomError(
             "cannot decode",
-            f"{_name(syntax)}: the codestream holds {found.rows} rows, {found.columns} columns "
-            f"and {found.components} samples, the header says {expected}",
+            f"{syntax_name(syntax)}: the codestream holds {found.rows} rows, {found.columns} "
+            f"columns and {found.components} samples, the header says {expected}",
         )
-
-
-def _name(syntax: uid.UID) -> str:
-    return str(syntax) if syntax.name == syntax else f"{syntax.name} ({syntax})"
 
 
 def _first_line(error: BaseException) -> str:

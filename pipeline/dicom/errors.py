@@ -1,9 +1,12 @@
 """How a file fails, and how its words are kept from the terminal."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from pydicom.uid import UID
 
 
 class DicomError(Exception):
@@ -25,6 +28,13 @@ class DicomError(Exception):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else self.kind
+
+
+def syntax_name(syntax: UID) -> str:
+    """Name and UID of a transfer syntax, for messages; what is no UID may be anything."""
+    if re.fullmatch(r"[0-9.]{1,64}", syntax) is None:
+        return "that is no UID"
+    return str(syntax) if syntax.name == syntax else f"{syntax.name} ({syntax})"
 
 
 @contextmanager

@@ -5,11 +5,15 @@ it. GDCM does decode it when told the codestream's precision, which this plugin 
 truncated frames.
 """
 
-import gdcm
+from typing import TYPE_CHECKING
+
 from pydicom import uid
 from pydicom.pixels.decoders.base import DecodeRunner
 
 from pipeline.dicom.codestream import inspect
+
+if TYPE_CHECKING:
+    import gdcm
 
 DECODER_DEPENDENCIES = {uid.JPEGExtended12Bit: ("gdcm>=3.0.24",)}
 
@@ -38,8 +42,10 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
     return bytes(content.encode("utf-8", "surrogateescape"))
 
 
-def _image(source: bytes, rows: int, columns: int) -> gdcm.Image:
+def _image(source: bytes, rows: int, columns: int) -> "gdcm.Image":
     """A GDCM image of one 12-bit grey frame, not yet decoded."""
+    import gdcm  # here: without it the other transfer syntaxes still work
+
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(source)
     fragments = gdcm.SequenceOfFragments.New()

@@ -1,9 +1,9 @@
-"""Millimetres per pixel, and which element of the header says so."""
+"""Millimetres per pixel, which element of the header says so, and where a slice lies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from pipeline.dicom.errors import quiet
@@ -52,13 +52,35 @@ def spacing(header: Header, index: int = 0) -> Spacing | None:
     return None
 
 
+def slice_position(header: Header) -> float | None:
+    """Distance of a slice's first pixel from the origin along the slice's normal, in mm.
+
+    Image Position (Patient) times the cross product of the row's and the column's direction
+    (PS3.3 C.7.6.2.1.1). None where the header does not give both, or gives nonsense.
+    """
+    with quiet():
+        directions = _numbers(header.dataset, "ImageOrientationPatient", 6)
+        origin = _numbers(header.dataset, "ImagePositionPatient", 3)
+    if directions is None or origin is None:
+        return None
+    normal = np.cross(directions[:3], directions[3:])
+    length = float(np.linalg.norm(normal))
+    return float(np.dot(normal, origin)) / length if length > 1e-3 else None
+
+
 def _pair(dataset: Dataset | None, keyword: str) -> tuple[float, float] | None:
     """Two positive numbers, or None for anything else."""
+    values = _numbers(dataset, keyword, 2)
+    return (values[0], values[1]) if values and min(values) > 0 else None
+
+
+def _numbers(dataset: Dataset | None, keyword: str, count: int) -> list[float] | None:
+    """So many numbers of a reasonable size, or None for anything else."""
     try:
         value = None if dataset is None else dataset.get(keyword)
-        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != count:
             return None
-        row, column = (float(v) for v in value)
-    except Exception:  # malformed numbers surface as many types; then there is no spacing
+        numbers = [float(v) for v in value]
+    except Exception:  # malformed numbers surface as many types; then there are none
         return None
-    return (row, column) if 0 < row < 1e6 and 0 < column < 1e6 and isfinite(row) else None
+    return numbers if all(abs(v) < 1e6 for v in numbers) else None

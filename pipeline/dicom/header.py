@@ -5,24 +5,22 @@ Everything before the pixels is walked over, but only the elements in `elements.
 transfer syntax and SOP class, which identify no one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, Protocol
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from pipeline.dicom.errors import DicomError, quiet
+from pipeline.dicom.errors import DicomError, quiet, syntax_name
 from pipeline.dicom.parse import PixelElement, inflated, looks_like_dicom, parse, pixel_element
 
 # Storage classes that hold no picture to look at, although some (segmentations, dose grids,
 # parametric maps) carry pixel data. A trailing dot stands for the whole family (PS3.4 B.5).
 _S = "1.2.840.10008.5.1.4.1.1."
 _NOT_IMAGES = (
-    "1.2.840.10008.1.3.10",  # DICOMDIR
     _S + "9.",  # waveforms
     _S + "11.",  # presentation states
     _S + "30",  # parametric map
@@ -36,13 +34,21 @@ _NOT_IMAGES = (
 )
 
 
+class Source(Protocol):
+    """What a DICOM file is read from: a `Path`, or anything else that opens like one."""
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """Open for reading bytes; the stream can seek."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What is known of a DICOM file before its pixels are touched.
 
     Attributes
     ----------
-    path : Path
+    source : Source
     dataset : Dataset
         The elements in `KEPT` that the file has, and nothing else.
     syntax : UID
@@ -54,7 +60,7 @@ class Header:
         inflated stream.
     """
 
-    path: Path
+    source: Source
     dataset: Dataset
     syntax: UID
     sop_class: str
@@ -96,15 +102,21 @@ class Header:
     @property
     def syntax_name(self) -> str:
         """Name and UID of the transfer syntax, for messages."""
-        name = self.syntax.name
-        return str(self.syntax) if name == self.syntax else f"{name} ({self.syntax})"
+        return syntax_name(self.syntax)
 
 
-def read_header(path: Path) -> Header:
+def read_header(source: Source, also: Sequence[str] = ()) -> Header:
     """Read a DICOM file up to its pixels.
 
     Files without preamble or without meta information are accepted when they begin with an
     element of group 0002 or 0008; anything else is not DICOM.
+
+    Parameters
+    ----------
+    source : Source
+    also : sequence of str
+        Keywords of elements to keep beside those in `KEPT`. They may name the patient: whoever
+        asks for them answers for what becomes of them.
 
     Raises
     ------
@@ -114,13 +126,13 @@ def read_header(path: Path) -> Header:
     OSError
         When the file cannot be opened.
     """
-    with path.open("rb") as file:
+    with source.open("rb") as file:
         head = file.read(2048)
         if not looks_like_dicom(head):
             raise DicomError("not DICOM", "neither the DICM mark nor a leading DICOM element")
         try:
             with quiet():
-                dataset, syntax, stream = parse(file, head)
+                dataset, syntax, stream = parse(file, head, also)
                 element = pixel_element(stream, syntax)
                 meta = getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID", "")
                 sop_class = str(dataset.get("SOPClassUID") or meta)
@@ -129,7 +141,7 @@ def read_header(path: Path) -> Header:
         except Exception as error:  # pydicom has no common base for what broken headers raise
             detail = f"the header cannot be parsed ({type(error).__name__})"
             raise DicomError("cannot decode", detail) from error
-    header = Header(path, dataset, syntax, sop_class, element)
+    header = Header(source, dataset, syntax, sop_class, element)
     _require_image(header)
     return header
 
@@ -138,7 +150,7 @@ def read_header(path: Path) -> Header:
 def pixel_stream(header: Header) -> Iterator[BinaryIO]:
     """Open the stream that `PixelElement.offset` counts in, positioned at the pixel data."""
     assert header.element is not None
-    with header.path.open("rb") as file:
+    with header.source.open("rb") as file:
         deflated = header.syntax == DeflatedExplicitVRLittleEndian
         stream: BinaryIO = inflated(file, file.read(2048)) if deflated else file
         stream.seek(header.element.offset)
@@ -148,9 +160,12 @@ def pixel_stream(header: Header) -> Iterator[BinaryIO]:
 def _require_image(header: Header) -> None:
     """Raise for objects that are no pictures, and for pictures without pixels."""
     sop_class = header.sop_class
+    if sop_class == MediaStorageDirectoryStorage:
+        raise DicomError("not an image object", "DICOMDIR: its files are found by themselves")
     families = tuple(prefix for prefix in _NOT_IMAGES if prefix.endswith("."))
     if sop_class in _NOT_IMAGES or sop_class.startswith(families):
-        raise DicomError("not an image object", UID(sop_class).name)
+        known = UID(sop_class).name if sop_class in UID_dictionary else "unknown SOP class"
+        raise DicomError("not an image object", known)
     if header.element is None and "Rows" not in header.dataset:
         known = UID(sop_class).name if sop_class in UID_dictionary else "unknown SOP class"
         if not sop_class or "Image" in known:

@@ -98,15 +98,15 @@ def functional_group(dataset: Dataset, index: int, keyword: str) -> Dataset | No
     return None
 
 
-def apply(
+def display_range(
     grey: GreyScale,
     stored: np.ndarray,
     counts: NDArray[np.int64],
     bits_stored: int,
     signed: bool,
     intensity: Intensity,
-) -> NDArray[np.uint8]:
-    """Map stored values to display values.
+) -> tuple[float, float] | None:
+    """Lowest and highest modality value to display; None where a VOI LUT or a window says so.
 
     Parameters
     ----------
@@ -116,32 +116,60 @@ def apply(
     counts : array of int64 (n,)
         How often each occurs in the frame; used for percentiles only.
     bits_stored : int
-        Where it is 8 or less (or a modality LUT of that depth applies) and no VOI applies, the
-        full range of the type is displayed, else the percentiles of `intensity`.
+        Where it is 8 or less (or a modality LUT of that depth applies), the full range of the
+        type is displayed, else the percentiles of `intensity`.
+    """
+    if grey.voi is not None or grey.window is not None:
+        return None
+    depth = grey.modality.bits if grey.modality else bits_stored
+    if depth <= 8:
+        return _full_range(grey, depth, signed)
+    counts = np.where(_padded(grey, stored), 0, counts)
+    return tail_limits(_modality(grey, stored), counts, intensity)
+
+
+def apply(
+    grey: GreyScale, stored: np.ndarray, limits: tuple[float, float] | None
+) -> NDArray[np.uint8]:
+    """Map stored values to display values.
+
+    Parameters
+    ----------
+    grey : GreyScale
+    stored : array (n,)
+        Every value that may occur, in any order.
+    limits : (low, high) or None
+        As `display_range` gives them.
 
     Returns
     -------
     array of uint8 (n,)
         One entry per value of `stored`, inverted where the header says so, 0 for padding.
     """
-    padded = np.zeros(stored.shape, dtype=bool)
-    if grey.padding is not None:
-        padded = (stored >= grey.padding[0]) & (stored <= grey.padding[1])
-    values = _modality(grey, stored)
-    if grey.voi is not None:
-        unit = scale(grey.voi(values), 0.0, 2.0**grey.voi.bits - 1)
-    elif grey.window is not None:
-        unit = windowed(values, *grey.window)
-    else:
-        depth = grey.modality.bits if grey.modality else bits_stored
-        if depth <= 8:
-            unit = scale(values, *_full_range(grey, depth, signed))
-        else:
-            unit = scale(values, *tail_limits(values, np.where(padded, 0, counts), intensity))
+    unit = values_of_interest(grey, _modality(grey, stored), limits)
     if grey.inverted:
         unit = 1.0 - unit
-    unit[padded] = 0.0
+    unit[_padded(grey, stored)] = 0.0
     return quantise(unit)
+
+
+def values_of_interest(
+    grey: GreyScale, values: Floats, limits: tuple[float, float] | None
+) -> Floats:
+    """Modality values to [0, 1] by VOI LUT, window or `limits`, before any inversion."""
+    if grey.voi is not None:
+        return scale(grey.voi(values), 0.0, 2.0**grey.voi.bits - 1)
+    if grey.window is not None:
+        return windowed(values, *grey.window)
+    assert limits is not None
+    return scale(values, *limits)
+
+
+def _padded(grey: GreyScale, stored: np.ndarray) -> NDArray[np.bool_]:
+    """Which of the stored values stand for no pixel."""
+    if grey.padding is None:
+        return np.zeros(stored.shape, dtype=bool)
+    return (stored >= grey.padding[0]) & (stored <= grey.padding[1])
 
 
 def windowed(values: Floats, centre: float, width: float, function: str) -> Floats:

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
@@ -9,7 +10,7 @@ from typing import BinaryIO
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -28,6 +29,7 @@ _PIXEL_TAGS = {
 }
 _PIXEL_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")
 MAX_INFLATED = 2**30  # bytes
+_STEP = 2**20  # bytes that are inflated at once
 UNDEFINED = 0xFFFFFFFF  # the length of encapsulated pixel data
 
 
@@ -58,7 +60,7 @@ def looks_like_dicom(head: bytes) -> bool:
     return explicit or head[6:8] == b"\0\0"
 
 
-def parse(file: BinaryIO, head: bytes) -> tuple[Dataset, UID, BinaryIO]:
+def parse(file: BinaryIO, head: bytes, also: Sequence[str] = ()) -> tuple[Dataset, UID, BinaryIO]:
     """Read the data set of an open file up to its pixels.
 
     Parameters
@@ -66,22 +68,25 @@ def parse(file: BinaryIO, head: bytes) -> tuple[Dataset, UID, BinaryIO]:
     file : binary file
     head : bytes
         Its first 2,048 bytes.
+    also : sequence of str
+        Keywords of elements to keep beside those in `elements.KEPT`.
 
     Returns
     -------
     dataset : Dataset
-        The elements in `elements.KEPT`.
+        The elements asked for.
     syntax : UID
         Of files without meta information the one found by sniffing.
     stream : binary file
         `file`, or the inflated data set of a deflated one; before the pixel data element.
     """
+    tags = [*KEPT, *(Tag(keyword) for keyword in also)]
     if DeflatedExplicitVRLittleEndian.encode() in head[132:]:
         stream = inflated(file, head)
-        dataset = read_dataset(stream, False, True, stop_when=_at_pixels, specific_tags=list(KEPT))
+        dataset = read_dataset(stream, False, True, stop_when=_at_pixels, specific_tags=tags)
         return dataset, DeflatedExplicitVRLittleEndian, stream
     file.seek(0)
-    full = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(KEPT))
+    full = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=tags)
     declared = full.file_meta.get("TransferSyntaxUID")
     if declared:
         return full, UID(str(declared)), file
@@ -104,11 +109,14 @@ def inflated(file: BinaryIO, head: bytes) -> BinaryIO:
     """
     (group_length,) = struct.unpack("<I", head[140:144])
     file.seek(144 + group_length)
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = inflater.decompress(file.read(), MAX_INFLATED)
-    if inflater.unconsumed_tail:
-        raise DicomError("too large", f"inflates to more than {MAX_INFLATED >> 20} MiB")
-    return BytesIO(content)
+    inflater, content = zlib.decompressobj(-zlib.MAX_WBITS), BytesIO()
+    packed = file.read(_STEP)
+    while packed:
+        if content.write(inflater.decompress(packed, _STEP)) and content.tell() > MAX_INFLATED:
+            raise DicomError("too large", f"inflates to more than {MAX_INFLATED >> 20} MiB")
+        packed = inflater.unconsumed_tail or file.read(_STEP)
+    content.seek(0)
+    return content
 
 
 def pixel_element(stream: BinaryIO, syntax: UID) -> PixelElement | None:

@@ -7,7 +7,6 @@ Memory holds one frame, whatever the number of frames.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +14,8 @@ from pydicom.pixels import apply_color_lut
 
 from pipeline.data.intensity import Intensity, histogram, look_up, to_uint8
 from pipeline.dicom.errors import DicomError, quiet
-from pipeline.dicom.header import Header, pixel_stream, read_header
-from pipeline.dicom.lut import GreyScale, apply, grey_scale
+from pipeline.dicom.header import Header, Source, pixel_stream, read_header
+from pipeline.dicom.lut import GreyScale, apply, display_range, grey_scale
 from pipeline.dicom.stored import Layout, pixel_layout, stored_frames
 
 
@@ -32,20 +31,24 @@ class Frame:
         Place in the file, from 0.
     notes : tuple of str
         Constant phrases on what was chosen on the way ("first of several windows", ...).
+    limits : (low, high) or None
+        Modality values shown as black and white where neither VOI LUT nor window applies; None
+        for colour.
     """
 
     pixels: NDArray[np.uint8]
     index: int
     notes: tuple[str, ...]
+    limits: tuple[float, float] | None = None
 
 
-def frames(source: Path | Header, intensity: Intensity) -> Iterator[Frame]:
+def frames(source: Source | Header, intensity: Intensity) -> Iterator[Frame]:
     """Yield the frames of a DICOM file in order.
 
     Parameters
     ----------
-    source : Path or Header
-        A header that was read before saves reading it again.
+    source : Source or Header
+        A path; a header that was read before saves reading it again.
     intensity : Intensity
         The recipe of the model.
 
@@ -56,14 +59,14 @@ def frames(source: Path | Header, intensity: Intensity) -> Iterator[Frame]:
     OSError
         When the file cannot be read.
     """
-    header = read_header(source) if isinstance(source, Path) else source
+    header = source if isinstance(source, Header) else read_header(source)
     layout = pixel_layout(header)
     with pixel_stream(header) as stream:
         for index, pixels in enumerate(stored_frames(header, layout, stream)):
             yield _finish(header, layout, pixels, index, intensity)
 
 
-def read_frame(source: Path | Header, intensity: Intensity, index: int = 0) -> Frame:
+def read_frame(source: Source | Header, intensity: Intensity, index: int = 0) -> Frame:
     """Read one frame without decoding any other.
 
     Raises
@@ -73,7 +76,7 @@ def read_frame(source: Path | Header, intensity: Intensity, index: int = 0) -> F
     IndexError
         When there is no such frame.
     """
-    header = read_header(source) if isinstance(source, Path) else source
+    header = source if isinstance(source, Header) else read_header(source)
     layout = pixel_layout(header)
     if not 0 <= index < layout.number_of_frames:
         raise IndexError(f"frame {index} of {layout.number_of_frames}")
@@ -93,20 +96,26 @@ def _finish(
     if layout.samples_per_pixel == 3:
         return Frame(np.ascontiguousarray(to_uint8(pixels, intensity)), index, ())
     grey = grey_scale(header, index, intensity)
-    return Frame(_grey(grey, layout, pixels, intensity), index, grey.notes)
+    shown, limits = _grey(grey, layout, pixels, intensity)
+    return Frame(shown, index, grey.notes, limits)
 
 
 def _grey(
     grey: GreyScale, layout: Layout, pixels: np.ndarray, intensity: Intensity
-) -> NDArray[np.uint8]:
-    if pixels.dtype == np.uint8 and layout.bits_stored == 8 and _is_identity(grey):
-        return ~pixels if grey.inverted else pixels
-    signed = layout.pixel_representation == 1
+) -> tuple[NDArray[np.uint8], tuple[float, float] | None]:
+    """Display values and the range that is displayed (see `display_range`)."""
+    bits, signed = layout.bits_stored, layout.pixel_representation == 1
+    if pixels.dtype == np.uint8 and bits == 8 and _is_identity(grey):
+        stored, counts = np.arange(256), np.zeros(256, dtype=np.int64)
+        limits = display_range(grey, stored, counts, bits, signed, intensity)
+        return (~pixels if grey.inverted else pixels), limits
     if pixels.dtype.itemsize > 2:
         stored, places, counts = np.unique(pixels, return_inverse=True, return_counts=True)
-        return apply(grey, stored, counts, layout.bits_stored, signed, intensity)[places]
+        limits = display_range(grey, stored, counts, bits, signed, intensity)
+        return apply(grey, stored, limits)[places], limits
     stored, counts = histogram(pixels)
-    return look_up(apply(grey, stored, counts, layout.bits_stored, signed, intensity), pixels)
+    limits = display_range(grey, stored, counts, bits, signed, intensity)
+    return look_up(apply(grey, stored, limits), pixels), limits
 
 
 def _is_identity(grey: GreyScale) -> bool:

@@ -4,10 +4,11 @@ This module imports no torch: workers start in a fraction of a second.
 """
 
 import re
-import stat
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 from pipeline.data.images import EXTENSIONS, ImageError, read_image
 from pipeline.data.intensity import Intensity, to_uint8
@@ -16,14 +17,29 @@ from pipeline.dicom.geometry import spacing
 from pipeline.dicom.header import Header, read_header
 from pipeline.dicom.parse import looks_like_dicom
 from pipeline.dicom.pixels import frames
+from pipeline.predict.order import Place, place_of
 from pipeline.predict.records import Ended, Opened, Picture
 from pipeline.predict.select import Filters, rejected_by
+from pipeline.predict.sources import (
+    DAMAGED,
+    SUFFIX,
+    Member,
+    SourceError,
+    is_regular,
+    located,
+    members,
+)
 
 # DICOM objects that are well-formed but hold nothing to look at: skipped, not failed.
 _SKIPPED = ("not DICOM", "not an image object")
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+BURNED_IN = "burned-in annotation"
+_TEXT_IN_PICTURE = (
+    "the header says that the picture contains text: overlays show it, and with --pseudonymise "
+    "none is drawn"
+)
 _DICOM_NAMES = (".dcm", ".dicom", ".ima")
-Message = Opened | Picture | Ended
+Message = Opened | Place | Picture | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +55,27 @@ class Reader:
     filters : Filters
     modalities : tuple of str
         Modalities the model was trained on; others get a warning. Empty: unknown.
-    headers_only : bool
-        Stop before the pixels (dry run).
+    lost : mapping
+        Path -> reason, of what an archive did not give.
     """
 
     root: Path
     intensity: Intensity
     filters: Filters = field(default_factory=Filters)
     modalities: tuple[str, ...] = ()
-    headers_only: bool = False
+    lost: Mapping[str, str] = field(default_factory=dict)
 
-    def __call__(self, path: str) -> Iterator[Message]:
-        """Yield `Opened`, a `Picture` per frame, and `Ended`, which always comes last."""
+    def __call__(self, path: str, headers_only: bool = False) -> Iterator[Message]:
+        """Yield `Opened`, a `Picture` per frame, and `Ended`, which always comes last.
+
+        With `headers_only` there is a `Place`, where the file has one, instead of the pictures.
+        """
         try:
-            yield from self._read(path)
+            yield from self._read(path, headers_only)
+        except SourceError as error:
+            yield Ended("failed", "read", error.kind, error.detail)
+        except (BadZipFile, zlib.error, EOFError) as error:  # while a member is unpacked
+            yield Ended("failed", "read", DAMAGED, type(error).__name__)
         except DicomError as error:
             status = "skipped" if error.kind in _SKIPPED else "failed"
             step = "read" if error.kind in (*_SKIPPED, "no pixel data") else "decode"
@@ -64,35 +87,41 @@ class Reader:
         except MemoryError:
             yield Ended("failed", "decode", "too large", "not enough memory to decode it")
 
-    def _read(self, path: str) -> Iterator[Message]:
-        file = self.root / path
-        if not stat.S_ISREG(file.stat().st_mode):
+    def _read(self, path: str, headers_only: bool) -> Iterator[Message]:
+        if path in self.lost:
+            yield Ended("failed", "fetch", "not given by the archive", self.lost[path])
+            return
+        file = located(self.root, path, whole=not headers_only)
+        if not is_regular(file):
             yield Ended("skipped", "find", "not a regular file")
             return
         with file.open("rb") as stream:
             head = stream.read(132)
         if _is_image(file, head):
-            yield from self._image(file)
+            yield from self._image(file, headers_only)
         elif looks_like_dicom(head):
-            yield from self._dicom(file)
+            yield from self._dicom(file, headers_only)
+        elif file.suffix.lower() == SUFFIX:
+            yield _archive(file)
         elif file.suffix.lower() in _DICOM_NAMES:
             yield Ended("failed", "read", "not DICOM", "it has the name of a DICOM file")
         else:
             yield Ended("skipped", "find", "neither DICOM nor an image")
 
-    def _image(self, file: Path) -> Iterator[Message]:
+    def _image(self, file: Path | Member, headers_only: bool) -> Iterator[Message]:
         if self.filters.any_set:
             yield Ended("skipped", "select", "ordinary image, while DICOM is filtered")
             return
-        if self.headers_only:
+        if headers_only:
             yield Opened()
         else:
-            decoded = read_image(file)
+            with file.open("rb") as stream:
+                decoded = read_image(stream)
             yield Opened()
             yield Picture(to_uint8(decoded.pixels, self.intensity), notes=decoded.notes)
         yield Ended("processed")
 
-    def _dicom(self, file: Path) -> Iterator[Message]:
+    def _dicom(self, file: Path | Member, headers_only: bool) -> Iterator[Message]:
         header = read_header(file)
         option = rejected_by(header, self.filters)
         if option:
@@ -105,17 +134,24 @@ class Reader:
             frames=header.frame_count,
             warnings=self._warnings(header),
         )
-        for frame in () if self.headers_only else frames(header, self.intensity):
-            found = spacing(header, frame.index)
-            place = (found.row, found.column, found.source) if found else None
-            yield Picture(frame.pixels, frame.index, place, frame.notes)
+        yield from self._place(header) if headers_only else self._pictures(header)
         yield Ended("processed")
+
+    def _place(self, header: Header) -> Iterator[Message]:
+        place = place_of(header)
+        if place is not None:
+            yield place
+
+    def _pictures(self, header: Header) -> Iterator[Message]:
+        for frame in frames(header, self.intensity):
+            found = spacing(header, frame.index)
+            millimetres = (found.row, found.column, found.source) if found else None
+            yield Picture(frame.pixels, frame.index, millimetres, frame.notes, frame.limits)
 
     def _warnings(self, header: Header) -> tuple[tuple[str, str], ...]:
         warnings = []
         if header.text("BurnedInAnnotation").upper() == "YES":
-            text = "the header says that the picture contains text: overlays show it"
-            warnings.append(("burned-in annotation", text))
+            warnings.append((BURNED_IN, _TEXT_IN_PICTURE))
         modality = header.text("Modality").upper()
         if self.modalities and modality not in self.modalities:
             text = f"the model was trained on {', '.join(self.modalities)}"
@@ -129,7 +165,16 @@ def _uid(header: Header, keyword: str) -> str:
     return text if re.fullmatch(r"[0-9.]{1,64}", text) else ""
 
 
-def _is_image(file: Path, head: bytes) -> bool:
+def _archive(file: Path | Member) -> Ended:
+    """Why an archive was not replaced by its members (see `find_files`)."""
+    if isinstance(file, Member):
+        return Ended("skipped", "find", "archive within an archive")
+    if members(file):
+        return Ended("failed", "read", "cannot open", "the archive has changed meanwhile")
+    return Ended("skipped", "find", "archive without files")
+
+
+def _is_image(file: Path | Member, head: bytes) -> bool:
     """PNG, JPEG or TIFF by content, any image by name (then damage is a failure)."""
     if head[128:132] == b"DICM":
         return False

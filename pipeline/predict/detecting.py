@@ -1,9 +1,4 @@
-"""Frames in, detections out: batches across files, always of one size.
-
-The last places of an incomplete batch are filled with black pictures. Batched arithmetic may
-differ in the last bit with the size of the batch; this way it is the same for every frame, and
-a run that was stopped and started again meets the same batches.
-"""
+"""Frames in, detections out: batches across files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +50,7 @@ class Detector(Protocol):
 
     @property
     def score_threshold(self) -> float:
-        """Operating point, chosen on validation data."""
+        """Operating point of all classes, chosen on validation data."""
         ...
 
     @property
@@ -70,7 +65,11 @@ class Detector(Protocol):
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """Whatever else the checkpoint recorded; `modality` is used here."""
+        """Whatever else the checkpoint recorded.
+
+        Used here: `modality`; `longest_side` of the training images, in pixels;
+        `class_thresholds`, operating points by class name.
+        """
         ...
 
     def detect(self, images: Sequence[np.ndarray]) -> Sequence[Found]:
@@ -90,23 +89,24 @@ class Batches:
 
     Parameters
     ----------
-    detector : Detector
+    detect : callable
+        Pictures -> what was found in each.
     size : int
-        Pictures per call of the model.
-    threshold : float
-        Lower scores are left out.
+        Pictures per call.
+    thresholds : mapping
+        Category id -> score; lower scores are left out.
     done : callable
         Told of every frame once its detections are filled in.
     """
 
     def __init__(
         self,
-        detector: Detector,
+        detect: Callable[[Sequence[np.ndarray]], Sequence[Found]],
         size: int,
-        threshold: float,
+        thresholds: Mapping[int, float],
         done: Callable[[Picture, FrameResult], None],
     ) -> None:
-        self.detector, self.size, self.threshold, self.done = detector, size, threshold, done
+        self.detect, self.size, self.thresholds, self.done = detect, size, thresholds, done
         self._waiting: list[_Waiting] = []
 
     def add(self, picture: Picture, frame: FrameResult, result: FileResult) -> None:
@@ -132,14 +132,13 @@ class Batches:
 
     def _run(self, waiting: list[_Waiting]) -> None:
         images = [one.picture.pixels for one in waiting]
-        images += [np.zeros_like(images[0])] * (self.size - len(images))
-        for one, found in zip(waiting, self.detector.detect(images), strict=False):
-            fill(one.frame, found, self.threshold)
+        for one, found in zip(waiting, self.detect(images), strict=True):
+            fill(one.frame, found, self.thresholds)
             self.done(one.picture, one.frame)
 
 
-def fill(frame: FrameResult, found: Found, threshold: float) -> None:
-    """Write detections into `frame`: above the threshold, clipped, rounded, sorted.
+def fill(frame: FrameResult, found: Found, thresholds: Mapping[int, float]) -> None:
+    """Write detections into `frame`: from their class's threshold on, clipped, rounded, sorted.
 
     Sorted by descending score, class and box, after rounding, so that equal runs are equal bytes.
     """
@@ -151,7 +150,7 @@ def fill(frame: FrameResult, found: Found, threshold: float) -> None:
         left, right = (min(max(v, 0.0), width) for v in (x1, x2))
         top, bottom = (min(max(v, 0.0), height) for v in (y1, y2))
         box = [round(v, BOX_DECIMALS) for v in (left, top, right - left, bottom - top)]
-        if score >= threshold and box[2] > 0 and box[3] > 0:
+        if score >= thresholds[int(label)] and box[2] > 0 and box[3] > 0:
             rows.append((-round(score, SCORE_DECIMALS), int(label), box))
     rows.sort()
     frame.scores = [-score for score, _, _ in rows]

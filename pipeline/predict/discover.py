@@ -1,10 +1,13 @@
-"""The files of a folder, in an order that does not depend on the file system."""
+"""The files of a folder, an archive or a medium, in an order independent of the file system."""
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from pipeline.dicom.media import listed_files
 from pipeline.errors import DescryError
+from pipeline.predict.sources import SUFFIX, SourceError, members
 
 
 def find_files(source: Path, out: Path) -> list[str]:
@@ -13,7 +16,8 @@ def find_files(source: Path, out: Path) -> list[str]:
     Parameters
     ----------
     source : Path
-        Folder that is searched to any depth; links to folders are not followed.
+        Folder that is searched to any depth; links to folders are not followed. Or one file; of a
+        zip archive its members, of a DICOMDIR the files that it lists.
     out : Path
         The output folder; where it, or what a run keeps beside it, lies inside of `source` it is
         left out.
@@ -22,7 +26,8 @@ def find_files(source: Path, out: Path) -> list[str]:
     -------
     list of str
         Paths relative to `source` (to its parent, if it is a file) with ``/``, sorted by code
-        point, of whatever name and extension.
+        point, of whatever name and extension. In the place of a zip archive stand its members,
+        ``archive.zip/member``; the archive itself where it is empty or damaged.
 
     Raises
     ------
@@ -30,12 +35,12 @@ def find_files(source: Path, out: Path) -> list[str]:
         When `source` does not exist, cannot be read or holds no file.
     """
     if source.is_file():
-        return [source.name]
+        return sorted(set(_of_file(source)))
     if not source.is_dir():
         raise DescryError(f"{source}: no such file or folder; give a folder of DICOM or images")
     target = out.resolve()
     ours = {target, *(target.with_name(name) for name in working_names(target.name))}
-    found = sorted(_walk(source, ours))
+    found = sorted(set(_walk(source, ours)))
     if not found:
         raise DescryError(f"{source}: the folder holds no files; give a folder of DICOM or images")
     return found
@@ -58,6 +63,13 @@ def working_names(name: str) -> tuple[str, str]:
     return f"{name}.partial", f".{name}.replaced"
 
 
+def _of_file(source: Path) -> list[str]:
+    listed = listed_files(source)
+    if listed is not None:
+        return listed
+    return list(_unfolded(source.parent, source.name))
+
+
 def _walk(source: Path, ours: set[Path]) -> Iterator[str]:
     def fail(error: OSError) -> None:
         raise DescryError(f"{error.filename}: cannot list the folder ({error.strerror})") from error
@@ -67,4 +79,13 @@ def _walk(source: Path, ours: set[Path]) -> Iterator[str]:
         folders[:] = [name for name in folders if (here / name).resolve() not in ours]
         links = [name for name in folders if (here / name).is_symlink()]
         for name in names + links:
-            yield (here / name).relative_to(source).as_posix()
+            yield from _unfolded(source, (here / name).relative_to(source).as_posix())
+
+
+def _unfolded(root: Path, path: str) -> Iterator[str]:
+    """The members of an archive; a file is its own only member."""
+    inside: list[str] = []
+    if path.lower().endswith(SUFFIX) and (root / path).is_file():
+        with suppress(SourceError, OSError):  # else reading the archive will say what is wrong
+            inside = members(root / path)
+    yield from (f"{path}/{name}" for name in inside) if inside else (path,)

@@ -1,12 +1,47 @@
 """How a prediction is run: the command line's choices, checked."""
 
+import re
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 from pipeline.errors import DescryError
 from pipeline.predict.select import Filters
 
 OVERLAYS = ("found", "all", "none")
+PRECISIONS = ("fp32", "bf16")
+OBJECTS = ("sr", "gsps", "sc")  # kinds of DICOM objects, their options and their folders
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Which DICOM objects to write, and what they may say of the patient.
+
+    Attributes
+    ----------
+    sr : bool
+        A TID 1500 structured report for every image.
+    gsps : bool
+        A presentation state for every image with a detection.
+    sc : bool
+        A secondary capture of every overlay.
+    copy_patient : bool
+        Copy patient and study from the source; else these elements stay empty.
+    content_date : str
+        YYYYMMDD. Not today's date: equal runs give equal bytes. Not the study's: it would tell
+        when somebody was examined, and it is not when the content was made.
+    """
+
+    sr: bool = False
+    gsps: bool = False
+    sc: bool = False
+    copy_patient: bool = False
+    content_date: str = "19000101"
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is to be written."""
+        return self.sr or self.gsps or self.sc
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +53,8 @@ class Options:
     batch_size : int
         Pictures per call of the model.
     workers : int
-        Processes that decode ahead of the model; 0 decodes in this process, unprotected.
+        Processes that decode ahead of the model; 0 decodes in this process, unprotected. -1 is
+        for the caller to replace by a number that fits the machine.
     timeout : float
         Seconds after which a decoder that gives no picture counts as hanging.
     score_threshold : float or None
@@ -27,6 +63,18 @@ class Options:
         Draw frames with a detection ("found"), "all" frames or "none".
     filters : Filters
         Which DICOM objects to read.
+    window : str
+        "auto", "off" or the side of a sliding window in pixels (see `views.window_of`).
+    tta : bool
+        Look at the mirror image of every picture too (test-time augmentation).
+    precision : str
+        "fp32", or "bf16" for the network's arithmetic (boxes and scores stay fp32).
+    compile : bool
+        Compile the network before the first batch.
+    objects : Objects
+        DICOM objects to write.
+    key : bytes or None
+        Key of the pseudonyms that stand for UIDs and paths in all that is written; None for none.
     shard, num_shards : int
         Read every `num_shards`-th file from the `shard`-th on (from 0).
     """
@@ -37,23 +85,55 @@ class Options:
     score_threshold: float | None = None
     overlays: str = "found"
     filters: Filters = field(default_factory=Filters)
+    window: str = "auto"
+    tta: bool = False
+    precision: str = "fp32"
+    compile: bool = False
+    objects: Objects = field(default_factory=Objects)
+    key: bytes | None = field(default=None, repr=False)
     shard: int = 0
     num_shards: int = 1
 
     def __post_init__(self) -> None:
-        threshold = self.score_threshold
+        threshold, day = self.score_threshold, self.objects.content_date
         for option, value, good, allowed in (
             ("--batch-size", self.batch_size, self.batch_size >= 1, "1 or more"),
-            ("--workers", self.workers, self.workers >= 0, "0 or more"),
+            ("--workers", self.workers, self.workers >= -1, "0 or more, or -1"),
             ("--timeout", self.timeout, self.timeout > 0, "more than 0 seconds"),
             ("--threshold", threshold, threshold is None or 0 <= threshold <= 1, "0 to 1"),
+            ("--window", self.window, _is_window(self.window), "auto, off or pixels (8 or more)"),
+            ("--precision", self.precision, self.precision in PRECISIONS, ", ".join(PRECISIONS)),
+            ("--content-date", day, _is_date(day), "a day as YYYYMMDD"),
             ("--overlays", self.overlays, self.overlays in OVERLAYS, ", ".join(OVERLAYS)),
         ):
             if not good:
                 raise DescryError(f"{option} {value}: allowed is {allowed}")
+        self._check_objects()
+
+    def _check_objects(self) -> None:
+        if self.objects.sc and self.overlays == "none":
+            raise DescryError("--sc stores the overlays: give --overlays found or all")
+        if self.objects.copy_patient and self.key is not None:
+            raise DescryError("--copy-patient and --pseudonymise exclude each other")
+        if self.objects.copy_patient and not self.objects.any:
+            raise DescryError("--copy-patient: goes with --sr, --gsps or --sc")
 
     def output(self, out: Path) -> Path:
         """Return the folder that this shard writes; `out` itself if there is one shard only."""
         if self.num_shards == 1:
             return out
         return out / f"shard-{self.shard:04d}-of-{self.num_shards:04d}"
+
+
+def _is_window(text: str) -> bool:
+    return text in ("auto", "off") or (text.isdecimal() and int(text) >= 8)
+
+
+def _is_date(text: str) -> bool:
+    if not re.fullmatch(r"\d{8}", text, re.ASCII):
+        return False
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

@@ -106,13 +106,13 @@ def _detections(results: Iterable[FileResult], categories: Categories) -> Iterat
                 names[label],
                 score,
                 *box,
-                *_millimetres(box, frame),
+                *millimetres(box, frame),
                 frame.overlay,
                 MARK,
             )
 
 
-def _millimetres(box: list[float], frame: FrameResult) -> tuple[object, object, str]:
+def millimetres(box: list[float], frame: FrameResult) -> tuple[object, object, str]:
     """Width, height and where the spacing came from; empty where it is unknown."""
     if frame.spacing is None:
         return "", "", ""

@@ -15,6 +15,7 @@ from pipeline.data.draw import COLOURS, draw_boxes
 from pipeline.predict.records import FileResult, FrameResult, Picture
 
 MARK = "Research use only. Not for diagnosis."
+THUMBNAIL = 320  # pixels, longest side
 _WAITING = 16  # pictures that may wait for their encoding: bounds the memory
 
 
@@ -61,9 +62,19 @@ def _boxes_drawn(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, s
 def save_overlay(
     path: Path, pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]
 ) -> None:
-    """Draw and write a PNG."""
+    """Draw and write a PNG, and a small JPEG of it for the report."""
+    drawn = draw(pixels, found, classes)
     with replacing(path, "wb") as stream:
-        draw(pixels, found, classes).save(stream, "PNG", compress_level=1)
+        drawn.save(stream, "PNG", compress_level=1)
+    small = thumbnail_of(path)
+    drawn.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    with replacing(small, "wb") as stream:
+        drawn.save(stream, "JPEG", quality=80, subsampling=0)
+
+
+def thumbnail_of(overlay: Path) -> Path:
+    """Where the small picture of an overlay is."""
+    return overlay.parent.parent / "report" / "thumbnails" / f"{overlay.stem}.jpg"
 
 
 class Overlays:
@@ -133,6 +144,7 @@ class Overlays:
         """Take back the overlay of a frame whose file has failed."""
         if frame.overlay:
             self._path(frame).unlink(missing_ok=True)
+            thumbnail_of(self._path(frame)).unlink(missing_ok=True)
 
     def _path(self, frame: FrameResult) -> Path:
         return self.folder / Path(frame.overlay).name

@@ -43,12 +43,15 @@ class Picture:
     spacing : (row mm, column mm, element) or None
     notes : tuple of str
         Choices taken while decoding, constant phrases.
+    limits : (low, high) or None
+        Modality values shown as black and white (see `pipeline.dicom.pixels.Frame`).
     """
 
     pixels: np.ndarray
     frame: int = 0
     spacing: tuple[float, float, str] | None = None
     notes: tuple[str, ...] = ()
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ class FrameResult:
         Category ids.
     spacing : (row mm, column mm, element) or None
     notes : list of str
+    limits : (low, high) or None
+        See `Picture`.
     overlay : str
         Path relative to the output folder; empty where none was drawn.
     """
@@ -100,6 +105,7 @@ class FrameResult:
     labels: list[int] = field(default_factory=list)
     spacing: tuple[float, float, str] | None = None
     notes: list[str] = field(default_factory=list)
+    limits: tuple[float, float] | None = None
     overlay: str = ""
 
 

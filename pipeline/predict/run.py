@@ -4,24 +4,33 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pipeline
 from pipeline.atomic import write_json
-from pipeline.predict.decode import Message, Reader
+from pipeline.dicom.pseudonym import Pseudonyms
+from pipeline.predict.decode import BURNED_IN, Message, Reader
 from pipeline.predict.detecting import Batches, Detector
 from pipeline.predict.discover import find_files, of_shard, root_of
-from pipeline.predict.options import Options
+from pipeline.predict.options import OBJECTS, Options
+from pipeline.predict.order import Place, in_order
 from pipeline.predict.outputs import tally, write_coco, write_tables
 from pipeline.predict.overlay import MARK, Overlays
+from pipeline.predict.pages import write_pages
 from pipeline.predict.records import Ended, FileResult, FrameResult, Opened, Picture
+from pipeline.predict.sources import fingerprint
 from pipeline.predict.versions import versions
-from pipeline.predict.workers import read_files
+from pipeline.predict.views import OVERLAP, Views, window_of
+from pipeline.predict.workers import Workers
 from pipeline.predict.workspace import FORMAT, Workspace, open_workspace
+
+if TYPE_CHECKING:
+    from pipeline.predict.objects import ObjectWriter
 
 log = logging.getLogger(__name__)
 Files = Iterable[tuple[int, tuple[str, Iterator[Message]]]]
@@ -36,7 +45,7 @@ class RunSummary:
     counts : dict
         As in run.json; `files` = `processed` + `skipped` + `failed`.
     exit_code : int
-        0 if no file failed, else 1.
+        0 if no file failed and no result was refused, else 1.
     """
 
     counts: dict[str, Any]
@@ -44,15 +53,18 @@ class RunSummary:
 
 
 Progress = Callable[[int, int], None]
+Fetch = Callable[[Path], dict[str, str]]  # fills a folder; path -> reason of what is missing
+Send = Callable[[Path], int]  # how many results were refused
 
 
 def predict_folder(
-    source: Path,
+    source: Path | Fetch,
     out: Path,
     detector: Detector,
     *,
     options: Options | None = None,
     device: str = "cpu",
+    send: Send | None = None,
     progress: Progress = lambda done, total: None,
 ) -> RunSummary:
     """Detect in every picture below a folder and account for every file.
@@ -60,7 +72,8 @@ def predict_folder(
     Parameters
     ----------
     source : Path
-        A folder, searched to any depth, or one file.
+        A folder, searched to any depth, or one file; see `find_files`. Or a function that fills
+        a folder with what an archive holds.
     out : Path
         Output folder; made complete in ``<out>.partial`` and then renamed. A run that was
         stopped goes on there. A shard gets its own folder below it.
@@ -68,6 +81,9 @@ def predict_folder(
         The trained model.
     device : str
         What the detector runs on, for run.json.
+    send : callable, optional
+        Is given the finished output before it gets its name. If it raises, calling again goes on
+        from there.
     progress : callable
         Called with (files done, files in all) after every chunk of files.
 
@@ -78,23 +94,35 @@ def predict_folder(
     """
     options = options or Options()
     started = time.monotonic()
-    paths = of_shard(find_files(source, out), options.shard, options.num_shards)
-    run = _Run(source, detector, options, device, paths)
-    with open_workspace(options.output(out)) as space:
-        done = space.resume(run.identity(), options.batch_size)
+    with open_workspace(options.output(out)) as space, ExitStack() as stack:
+        lost: dict[str, str] = {}
+        if not isinstance(source, Path):
+            fetch, source = source, space.spool
+            source.mkdir(exist_ok=True)
+            lost = fetch(source)
+        there = [] if lost and not any(source.rglob("*.dcm")) else find_files(source, out)
+        paths = of_shard(sorted({*lost, *there}), options.shard, options.num_shards)
+        read = reader(source, detector, options, lost)
+        workers = stack.enter_context(Workers(read, options.workers, options.timeout))
+        paths = in_order(_places(workers, paths))
+        run = _Run(source, detector, options, device, paths)
+        done = space.resume(run.identity(), options.batch_size, len(paths))
         if done:
             log.info("%d of %d files were finished before; going on", done, len(paths))
         progress(done, len(paths))
-        for finished in run.chunks(space, done):
+        for finished in run.chunks(space, workers, done):
             progress(finished, len(paths))
         counts = run.write(space)
+        refused = 0 if send is None else send(space.partial)
         seconds = round(time.monotonic() - started, 3)
         timing = {"seconds": seconds, "files": len(paths) - done, "files_done_before": done}
         write_json(space.partial / "timing.json", timing)
         space.publish()
     for kind, number in sorted(counts["warnings"].items()):
         log.warning("%s: %d files, see warnings.csv", kind, number)
-    return RunSummary(counts, exit_code=1 if counts["failed"] else 0)
+    if refused:
+        log.warning("%d results were refused by the archive, see sent.csv", refused)
+    return RunSummary(counts, exit_code=1 if counts["failed"] or refused else 0)
 
 
 def survey(
@@ -106,20 +134,27 @@ def survey(
     """
     options = options or Options()
     paths = of_shard(find_files(source, out), options.shard, options.num_shards)
-    read = reader(source, detector, options, headers_only=True)
-    stream = read_files(read, paths, workers=options.workers, timeout=options.timeout)
-    for path, messages in stream:
-        result = FileResult(path, Opened(), Ended("failed"))
-        for message in messages:
-            if isinstance(message, Opened):
-                result.opened = message
-            elif isinstance(message, Ended):
-                result.ended = message
-        yield result
+    read = reader(source, detector, options)
+    with Workers(read, options.workers, options.timeout) as workers:
+        for path, messages in workers.files(paths, headers_only=True):
+            result = FileResult(path, Opened(), Ended("failed"))
+            for message in messages:
+                if isinstance(message, Opened):
+                    result.opened = message
+                elif isinstance(message, Ended):
+                    result.ended = message
+            yield result
+
+
+def _places(workers: Workers, paths: list[str]) -> Iterator[tuple[str, Place | None]]:
+    """Where each file belongs, from its header; the memory holds nothing else of it."""
+    for path, messages in workers.files(paths, headers_only=True):
+        found = [message for message in messages if isinstance(message, Place)]
+        yield path, found[0] if found else None
 
 
 def reader(
-    source: Path, detector: Detector, options: Options, *, headers_only: bool = False
+    source: Path, detector: Detector, options: Options, lost: dict[str, str] | None = None
 ) -> Reader:
     """What the worker processes do, for a model and the user's choices."""
     trained_on = detector.meta.get("modality") or ()
@@ -129,7 +164,7 @@ def reader(
         detector.intensity,
         options.filters,
         tuple(name.upper() for name in modalities),
-        headers_only,
+        lost or {},
     )
 
 
@@ -141,15 +176,25 @@ class _Run:
     ) -> None:
         self.source, self.detector, self.options = source, detector, options
         self.device, self.paths = device, paths
-        own = options.score_threshold
-        self.threshold = detector.score_threshold if own is None else own
         self.classes = dict(detector.categories)
+        self.thresholds = {number: self._threshold(name) for number, name in self.classes.items()}
+        self.window, self.above = window_of(options.window, detector.meta.get("longest_side"))
+        self.pseudonyms = None if options.key is None else Pseudonyms(options.key)
+        self.objects: ObjectWriter | None = None
+
+    def _threshold(self, name: str) -> float:
+        """The user's, else the class's own operating point, else that of all classes."""
+        if self.options.score_threshold is not None:
+            return self.options.score_threshold
+        own = self.detector.meta.get("class_thresholds") or {}
+        return float(own.get(name, self.detector.score_threshold))
 
     def description(self) -> dict[str, Any]:
         """What the results depend on, for run.json."""
         chosen = asdict(self.options)
         for key in ("workers", "timeout", "score_threshold"):  # change no result
             del chosen[key]
+        del chosen["key"]
         given = self.options.score_threshold is not None
         return {
             "checkpoint": {"sha256": self.detector.sha256, "trained_on": self.detector.trained_on},
@@ -157,10 +202,12 @@ class _Run:
             "image_size": self.detector.image_size,
             "intensity": self.detector.intensity.to_dict(),
             "score_threshold": {
-                "value": self.threshold,
+                "by_class": {name: self.thresholds[i] for i, name in self.detector.categories},
                 "from": "--threshold" if given else "checkpoint (chosen on validation data)",
             },
+            "window": {"side": self.window, "above": self.above, "overlap": OVERLAP},
             "options": chosen,
+            "pseudonyms": {"key_id": self.pseudonyms.key_id} if self.pseudonyms else None,
             "device": self.device,
             "versions": versions(),
         }
@@ -169,52 +216,118 @@ class _Run:
         """Return all that must be equal for a stopped run to be continued."""
         digest, root = sha256(), root_of(self.source)
         for path in self.paths:
-            try:
-                about = (root / path).stat()
-                line = [path, about.st_size, about.st_mtime_ns]
-            except OSError:
-                line = [path, -1, -1]
-            digest.update(json.dumps(line).encode())
+            digest.update(json.dumps([self._shown(path), *fingerprint(root, path)]).encode())
         return {"files": digest.hexdigest(), **self.description()}
 
-    def chunks(self, space: Workspace, done: int) -> Iterator[int]:
+    def chunks(self, space: Workspace, workers: Workers, done: int) -> Iterator[int]:
         """Process and commit the files from `done` on; yield the number finished so far.
 
         A chunk is committed when the next one is through the model: its overlays are encoded
         meanwhile.
         """
         size, chosen = self.options.batch_size, self.options
-        read = reader(self.source, self.detector, chosen)
-        stream = read_files(read, self.paths[done:], workers=chosen.workers, timeout=chosen.timeout)
-        before, drawn = list[FileResult](), 0
-        with closing(stream), Overlays(space.overlays, self.classes, chosen.overlays) as overlays:
-            files = enumerate(stream, done)
+        before, first, drawn = list[FileResult](), done, 0
+        self.objects = self._object_writer(space.partial)
+        with Overlays(space.overlays, self.classes, chosen.overlays) as overlays:
+            files = enumerate(workers.files(self.paths[done:]), done)
             while chunk := self._detected(islice(files, size), overlays):
-                _commit(space, before, overlays, drawn)
+                self._commit(space, before, first, overlays, drawn)
                 yield done
-                done, before, drawn = done + len(chunk), chunk, overlays.added
-            _commit(space, before, overlays, drawn)
+                first, done, before, drawn = done, done + len(chunk), chunk, overlays.added
+            self._commit(space, before, first, overlays, drawn)
             yield done
 
     def _detected(self, files: Files, overlays: Overlays) -> list[FileResult]:
         """Read a chunk of files and run the model over their frames."""
-        batches = Batches(self.detector, self.options.batch_size, self.threshold, overlays.add)
+        size = self.options.batch_size
+        views = Views(self.detector, size, self.window, self.above, self.options.tta)
+        batches = Batches(views.detect, size, self.thresholds, overlays.add)
         results = []
         for number, (path, messages) in files:
-            result = FileResult(path, Opened(), Ended("processed"))
+            result = FileResult(self._shown(path), Opened(), Ended("processed"))
             results.append(result)
             for message in messages:
                 if isinstance(message, Opened):
-                    result.opened = message
+                    result.opened = self._known_as(message)
                 elif isinstance(message, Picture):
                     frame = _frame(message)
-                    frame.overlay = overlays.name(number, result, frame)
+                    if not self._hidden(result):
+                        frame.overlay = overlays.name(number, result, frame)
                     result.frames.append(frame)
                     batches.add(message, frame, result)
-                elif message.status != "processed":
+                elif isinstance(message, Ended) and message.status != "processed":
                     result.ended = message
         batches.flush()
         return results
+
+    def _shown(self, path: str) -> str:
+        """What a file is called in all that is written."""
+        return self.pseudonyms.text("path", path) if self.pseudonyms else path
+
+    def _known_as(self, opened: Opened) -> Opened:
+        """The UIDs that are written."""
+        if self.pseudonyms is None:
+            return opened
+        uid = self.pseudonyms.uid
+        return replace(
+            opened,
+            study=uid(opened.study),
+            series=uid(opened.series),
+            instance=uid(opened.instance),
+        )
+
+    def _hidden(self, result: FileResult) -> bool:
+        """Whether no picture may be shown: its text would name whom the pseudonyms hide."""
+        return self.pseudonyms is not None and BURNED_IN in dict(result.opened.warnings)
+
+    def _commit(
+        self,
+        space: Workspace,
+        results: list[FileResult],
+        first: int,
+        overlays: Overlays,
+        drawn: int,
+    ) -> None:
+        """Put a chunk into the journal, once the first `drawn` overlays and all objects are there.
+
+        A file that failed half-way keeps no frames. `first` is the number of the first file.
+        """
+        overlays.finish(drawn)
+        for number, result in enumerate(results, first):
+            if result.ended.status != "processed":
+                for frame in result.frames:
+                    overlays.remove(frame)
+                result.frames.clear()
+            elif self.objects is not None:
+                self.objects.write(number, self.paths[number], result)
+        space.commit(results)
+
+    def _object_writer(self, folder: Path) -> "ObjectWriter | None":
+        """What writes DICOM objects, if any are wanted: only then its library is loaded."""
+        if not self.options.objects.any:
+            return None
+        from pipeline.dicom.write.maker import Maker
+        from pipeline.predict.objects import ObjectWriter
+
+        thresholds = tuple((name, self.thresholds[i]) for i, name in self.detector.categories)
+        wanted, detector = self.options.objects, self.detector
+        maker = Maker(
+            version=pipeline.__version__,
+            sha256=detector.sha256,
+            trained_on=detector.trained_on,
+            thresholds=thresholds,
+            mark=MARK,
+            content_date=wanted.content_date,
+        )
+        return ObjectWriter(
+            folder,
+            root_of(self.source),
+            wanted,
+            maker,
+            self.classes,
+            detector.intensity,
+            self.pseudonyms,
+        )
 
     def write(self, space: Workspace) -> dict[str, Any]:
         """Write all tables; return the counts."""
@@ -222,27 +335,22 @@ class _Run:
         write_tables(folder, space.results, categories)
         write_coco(folder / "detections.coco.json", space.results, categories)
         counts = tally(space.results(), categories).counts()
+        counts["dicom_objects"] = {
+            name: sum(1 for _ in (folder / name).glob("*.dcm")) for name in OBJECTS
+        }
         about = {"format": FORMAT, "mark": MARK, "counts": counts, **self.description()}
         write_json(folder / "run.json", about)
+        write_pages(space, about, categories)
         return counts
 
 
 def _frame(picture: Picture) -> FrameResult:
     height, width = picture.pixels.shape[:2]
     return FrameResult(
-        picture.frame, width, height, spacing=picture.spacing, notes=list(picture.notes)
+        picture.frame,
+        width,
+        height,
+        spacing=picture.spacing,
+        notes=list(picture.notes),
+        limits=picture.limits,
     )
-
-
-def _commit(space: Workspace, results: list[FileResult], overlays: Overlays, drawn: int) -> None:
-    """Put a chunk into the journal, once the first `drawn` overlays are there.
-
-    A file that failed half-way keeps no frames.
-    """
-    overlays.finish(drawn)
-    for result in results:
-        if result.ended.status != "processed":
-            for frame in result.frames:
-                overlays.remove(frame)
-            result.frames.clear()
-    space.commit(results)

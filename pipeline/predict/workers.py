@@ -1,9 +1,10 @@
 """Read files ahead of the model in processes that may hang or die.
 
 Every worker has its own pipe and a short queue of files. The parent takes the messages of one
-file after the other, in the order of the files; the other workers decode until their pipe is
-full and then wait, so that memory holds about one picture per worker. A worker that gives no
-word for too long is killed, one that dies is replaced: either costs the file it was reading.
+file after the other, in the order of the files, some pictures ahead of the model (see `ahead`);
+the other workers decode until their pipe is full and then wait, so that memory holds about one
+picture of each. A worker that gives no word for too long is killed, one that dies is replaced:
+either costs the file it was reading.
 """
 
 import multiprocessing
@@ -11,7 +12,7 @@ import os
 import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -19,73 +20,93 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from pipeline.errors import DescryError
+from pipeline.predict.ahead import Answers, ahead
 from pipeline.predict.decode import Message
 from pipeline.predict.records import Ended
 
 _QUEUE = 2  # files per worker: the next one is there when the present one is done
 _START_SECONDS = 120.0
 _MEMORY_BYTES = 6 * 2**30  # address space of a worker; a bomb dies here and not the machine
-Read = Callable[[str], Iterator[Message]]
+Task = tuple[str, bool]  # path, headers only
+Read = Callable[[str, bool], Iterator[Message]]
 
 
 @dataclass(slots=True)
 class _Hand:
-    """One worker, its pipe and the files it has not finished, the present one first."""
+    """One worker, its pipe and the tasks it has not finished, the present one first."""
 
     process: SpawnProcess
     pipe: Connection
     ready: bool = False
-    files: deque[str] = field(default_factory=deque)
+    tasks: deque[Task] = field(default_factory=deque)
 
 
-def read_files(
-    read: Read, paths: Iterable[str], *, workers: int, timeout: float
-) -> Generator[tuple[str, Iterator[Message]], None, None]:
-    """Yield each path with its messages, in the order of `paths`.
+class Workers:
+    """Processes that read files; as a context, they end with it.
 
     Parameters
     ----------
     read : callable
-        Picklable; yields messages of which `Ended` is the last.
-    paths : iterable of str
-        Taken from as workers become free.
-    workers : int
-        Number of processes; 0 reads in this process, without protection.
+        Picklable; (path, headers only) -> messages of which `Ended` is the last.
+    number : int
+        Of processes; 0 reads in this process, without protection.
     timeout : float
         Seconds that a worker may take for one message (one picture).
-
-    Yields
-    ------
-    (str, iterator of Message)
-        The iterator must be used up before the next path is asked for.
     """
-    if workers == 0:
-        yield from ((path, read(path)) for path in paths)
-        return
-    team = _Team(read, iter(paths), workers, timeout)
-    try:
-        while (path := team.next_path()) is not None:
-            yield path, team.messages()
-    finally:
-        team.close()
+
+    def __init__(self, read: Read, number: int, timeout: float) -> None:
+        if number < 0:
+            raise ValueError(f"{number} workers")
+        self.read, self.number = read, number
+        self._team = _Team(read, number, timeout)
+        self._stream = ahead(())
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._team.kill()
+        self._stream.close()  # the thread that listens to the workers
+        self._team.close()
+
+    def files(self, paths: Iterable[str], *, headers_only: bool = False) -> Iterator[Answers]:
+        """Yield each path with its messages, in the order of `paths`.
+
+        The iterator of messages must be used up before the next path is asked for, and all paths
+        before other files are read.
+        """
+        if self.number == 0:
+            yield from ((path, self.read(path, headers_only)) for path in paths)
+            return
+        self._stream = ahead(self._taken(paths, headers_only))
+        yield from self._stream
+
+    def _taken(self, paths: Iterable[str], headers_only: bool) -> Iterator[Answers]:
+        self._team.start((path, headers_only) for path in paths)
+        while (path := self._team.next_path()) is not None:
+            yield path, self._team.messages()
 
 
 class _Team:
-    """The workers of one `read_files`."""
+    """The processes of `Workers`."""
 
-    def __init__(self, read: Read, paths: Iterator[str], workers: int, timeout: float) -> None:
-        self.read, self.paths, self.timeout = read, paths, timeout
+    def __init__(self, read: Read, number: int, timeout: float) -> None:
+        self.read, self.timeout = read, timeout
+        self.tasks: Iterator[Task] = iter(())
         self.order: deque[_Hand] = deque()  # who reads the next files, in their order
-        self.hands: list[_Hand] = []
-        for _ in range(workers):
-            self.hands.append(self._hire())
+        self.hands = [self._hire() for _ in range(number)]
+        self.killed = False
+
+    def start(self, tasks: Iterator[Task]) -> None:
+        """Hand out the first tasks; the rest follow as workers become free."""
+        self.tasks = tasks
         for _ in range(_QUEUE):
             for hand in self.hands:
                 self._give(hand)
 
     def next_path(self) -> str | None:
         """The file whose messages come next, None at the end."""
-        return self.order[0].files[0] if self.order else None
+        return self.order[0].tasks[0][0] if self.order else None
 
     def messages(self) -> Iterator[Message]:
         """Messages of the file that `next_path` named."""
@@ -98,11 +119,13 @@ class _Team:
                 said = f"no picture within {self.timeout:g} s"
                 message = Ended("failed", "decode", "the decoder hangs", said)
             except (EOFError, ConnectionError):
+                if self.killed:
+                    return
                 said = _death(self._replace(hand))
                 message = Ended("failed", "decode", "the decoder crashed", said)
             if isinstance(message, Ended):
                 self.order.popleft()
-                hand.files.popleft()
+                hand.tasks.popleft()
                 self._give(hand)
                 yield message
                 return
@@ -123,25 +146,25 @@ class _Team:
         return message
 
     def _give(self, hand: _Hand) -> None:
-        """Queue the next file with `hand`."""
-        path = next(self.paths, None)
-        if path is None:
+        """Queue the next task with `hand`."""
+        task = next(self.tasks, None)
+        if task is None:
             return
-        hand.files.append(path)
+        hand.tasks.append(task)
         self.order.append(hand)
         with suppress(BrokenPipeError):  # a worker that has died is met in `messages`
-            hand.pipe.send(path)
+            hand.pipe.send(task)
 
-    def _hire(self, files: Iterable[str] = ()) -> _Hand:
-        """Start a worker that begins with `files`."""
+    def _hire(self, tasks: Iterable[Task] = ()) -> _Hand:
+        """Start a worker that begins with `tasks`."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self.read), daemon=True)
         process.start()
         theirs.close()  # else the end of the worker would not be the end of the pipe
         with suppress(BrokenPipeError):  # a worker that dies at once is met in `messages`
-            for path in files:
-                ours.send(path)
+            for task in tasks:
+                ours.send(task)
         return _Hand(process, ours)
 
     def _replace(self, hand: _Hand) -> int:
@@ -152,17 +175,22 @@ class _Team:
             hand.process.join()
         code = hand.process.exitcode or 0
         hand.pipe.close()
-        fresh = self._hire(list(hand.files)[1:])
+        fresh = self._hire(list(hand.tasks)[1:])
         hand.process, hand.pipe, hand.ready = fresh.process, fresh.pipe, False
         return code
 
-    def close(self) -> None:
+    def kill(self) -> None:
         """End all workers, those at work too."""
+        self.killed = True
         for hand in self.hands:
             hand.process.kill()
-            hand.pipe.close()
+
+    def close(self) -> None:
+        """Tidy up after `kill`, when nobody listens any more."""
         for hand in self.hands:
+            hand.process.kill()  # one that took the place of another meanwhile
             hand.process.join()
+            hand.pipe.close()
 
 
 def _death(code: int) -> str:
@@ -179,12 +207,12 @@ def _serve(pipe: Connection, read: Read) -> None:
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         pipe.send("ready")
         while True:
-            _answer(pipe, read, pipe.recv())
+            _answer(pipe, read, *pipe.recv())
 
 
-def _answer(pipe: Connection, read: Read, path: str) -> None:
+def _answer(pipe: Connection, read: Read, path: str, headers_only: bool) -> None:
     try:
-        for message in read(path):
+        for message in read(path, headers_only):
             pipe.send(message)
     except (BrokenPipeError, ConnectionResetError):
         raise

@@ -19,6 +19,7 @@ from pipeline.predict.discover import working_names
 from pipeline.predict.records import FileResult
 
 FORMAT = "descry predictions 1"  # the value of run.json's "format"
+GROWING = ("overlays", "report", "sr", "gsps", "sc")  # folders that are filled file by file
 
 
 class Workspace:
@@ -34,17 +35,19 @@ class Workspace:
         self.out = out
         self.partial, self.replaced = (out.with_name(name) for name in working_names(out.name))
         self.overlays = self.partial / "overlays"
+        self.spool = self.partial / "spool"  # what an archive gave
         self._journal = self.partial / "journal.jsonl"
         self._identity = self.partial / "identity.json"
 
-    def resume(self, identity: Mapping[str, Any], chunk: int) -> int:
-        """Number of files that a stopped run has finished, in whole chunks.
+    def resume(self, identity: Mapping[str, Any], chunk: int, total: int) -> int:
+        """Number of files that a stopped run has finished: whole chunks, or all `total`.
 
         Journals of another model, other options or other files are thrown away.
         """
         if self._read(self._identity) != json.loads(json.dumps(identity)):
             self._journal.unlink(missing_ok=True)
-            shutil.rmtree(self.overlays, ignore_errors=True)
+            for name in GROWING:
+                shutil.rmtree(self.partial / name, ignore_errors=True)
             write_json(self._identity, identity)
         self.overlays.mkdir(exist_ok=True)
         if not self._journal.exists():
@@ -54,7 +57,8 @@ class Workspace:
             for line in stream:
                 if line.endswith(b"\n"):
                     ends.append(ends[-1] + len(line))
-        done = (len(ends) - 1) // chunk * chunk
+        lines = len(ends) - 1
+        done = lines if lines == total else lines // chunk * chunk
         os.truncate(self._journal, ends[done])
         return done
 
@@ -68,15 +72,29 @@ class Workspace:
 
     def results(self) -> Iterator[FileResult]:
         """All finished files in order, read back one at a time."""
+        for _, result in self.numbered():
+            yield result
+
+    def numbered(self) -> Iterator[tuple[int, FileResult]]:
+        """All finished files in order, each with what `at` needs to find it again."""
         if self._journal.exists():
-            with self._journal.open(encoding="ascii") as stream:
+            with self._journal.open("rb") as stream:
+                place = 0
                 for line in stream:
-                    yield FileResult.from_dict(json.loads(line))
+                    yield place, FileResult.from_dict(json.loads(line))
+                    place += len(line)
+
+    def at(self, place: int) -> FileResult:
+        """One finished file, as `numbered` found it."""
+        with self._journal.open("rb") as stream:
+            stream.seek(place)
+            return FileResult.from_dict(json.loads(stream.readline()))
 
     def publish(self) -> None:
         """Make the growing folder the output; a former output goes only then."""
         for path in (self._journal, self._identity, self.partial / "lock"):
             path.unlink(missing_ok=True)
+        shutil.rmtree(self.spool, ignore_errors=True)
         if self.out.exists():
             self.out.rename(self.replaced)
         self.partial.rename(self.out)

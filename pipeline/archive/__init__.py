@@ -1,0 +1,1 @@
+"""DICOM archives: find, fetch and store objects by DICOMweb or by DIMSE."""

@@ -1,0 +1,1 @@
+"""Objects for archives: structured reports, presentation states, secondary captures."""

@@ -1,0 +1,165 @@
+"""What written objects may know of the image that they describe, and nothing else.
+
+Every object is built from the data set made here, so that an element that is not put into it
+cannot get out.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom import config
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, UID_dictionary
+from pydicom.valuerep import validate_value
+
+from pipeline.dicom.errors import DicomError, quiet
+from pipeline.dicom.header import Header
+from pipeline.dicom.pseudonym import Pseudonyms
+
+CANNOT_REFER = "no object written"
+# Type 2 in the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): always there, if empty
+_OF_PATIENT = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+_OPTIONAL = ("IssuerOfPatientID", "StudyDescription")
+NOBODY = "Anonymous"  # the name may be empty, but DCMTK refuses presentation states without one
+COPIED = (*_OF_PATIENT, *_OPTIONAL)
+HASHED = ("PatientID",)
+IN_ADDITION = ("LossyImageCompression", "SpecificCharacterSet")
+_S = "1.2.840.10008.5.1.4.1.1."
+# CR, DX, mammography, intra-oral, CT, MR, ultrasound, secondary capture, PET, visible light
+_ENDS = "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 2 4 6.1 7 128 77.1.1 77.1.2 77.1.3 77.1.4"
+_SINGLE_FRAME = tuple(_S + end for end in _ENDS.split())
+_ROOT = re.compile(r"([01]\.[1-3]?\d|2\.\d+)\.")  # the arcs there are (ISO/IEC 9834-1)
+_MAX_NUMBER = 99999  # longer Instance Numbers may be made of something else
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image that objects refer to.
+
+    Attributes
+    ----------
+    header : Header
+    reference : Dataset
+        Its UIDs (or their pseudonyms) and size, and the patient: copied, empty, or, under a key,
+        with a pseudonym for Patient ID.
+    left_out : tuple of str
+        Keywords that should have been copied and are malformed.
+    """
+
+    header: Header
+    reference: Dataset
+    left_out: tuple[str, ...]
+
+    @property
+    def number(self) -> int:
+        """Its Instance Number, 1 where there is none that makes sense."""
+        try:
+            number = self.header.number("InstanceNumber", 1)
+        except DicomError:
+            return 1
+        return number if 1 <= number <= _MAX_NUMBER else 1
+
+    @property
+    def multi_frame(self) -> bool:
+        """Whether frames have to be named."""
+        return self.header.frame_count > 1
+
+
+def wanted_elements(copy_patient: bool, pseudonymous: bool) -> tuple[str, ...]:
+    """Keywords that `describe` needs beside those of every header."""
+    return IN_ADDITION + (COPIED if copy_patient else HASHED if pseudonymous else ())
+
+
+def describe(header: Header, *, copy_patient: bool, pseudonyms: Pseudonyms | None) -> Source:
+    """Collect what objects may say of an image.
+
+    Parameters
+    ----------
+    header : Header
+        Read with `wanted_elements`.
+    copy_patient : bool
+        Copy the patient and the study as the header names them.
+    pseudonyms : Pseudonyms or None
+        Replace all UIDs and the Patient ID; not together with `copy_patient`.
+
+    Raises
+    ------
+    DicomError
+        When nothing can refer to the image, since UIDs are missing or not valid.
+    """
+    reference = Dataset()
+    reference.SpecificCharacterSet = "ISO_IR 192"
+    reference.SOPClassUID = _sop_class(header)
+    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        original = _uid(header, keyword)
+        setattr(reference, keyword, pseudonyms.uid(original) if pseudonyms else original)
+    reference.Rows, reference.Columns = header.number("Rows"), header.number("Columns")
+    reference.SamplesPerPixel = header.number("SamplesPerPixel", 1)
+    if header.frame_count > 1:
+        reference.NumberOfFrames = header.frame_count
+    for keyword in _OF_PATIENT:
+        setattr(reference, keyword, "")
+    left_out = _copy_patient(header, reference) if copy_patient else ()
+    if not copy_patient:
+        reference.PatientName = NOBODY
+    if pseudonyms:
+        reference.PatientID = pseudonyms.text("patient", header.text("PatientID"))
+    return Source(header, reference, left_out)
+
+
+def _sop_class(header: Header) -> UID:
+    known = UID_dictionary.get(header.sop_class)
+    if known is None:
+        raise DicomError(CANNOT_REFER, "the SOP class is missing or unknown")
+    if known[3] == "Retired":
+        raise DicomError(CANNOT_REFER, f"{known[0]} is a retired SOP class")
+    if header.frame_count > 1 and header.sop_class in _SINGLE_FRAME:
+        raise DicomError(CANNOT_REFER, f"it has several frames, which {known[0]} does not allow")
+    return UID(header.sop_class)
+
+
+def _uid(header: Header, keyword: str) -> UID:
+    text = header.text(keyword)
+    if not text:
+        raise DicomError(CANNOT_REFER, f"{keyword} is missing")
+    if not _ROOT.match(text) or not UID(text, validation_mode=config.IGNORE).is_valid:
+        raise DicomError(CANNOT_REFER, f"{keyword} is not a valid UID")
+    return UID(text)
+
+
+def _copy_patient(header: Header, reference: Dataset) -> tuple[str, ...]:
+    """Copy what is well-formed; return what is not."""
+    left_out = []
+    for keyword in COPIED:
+        value = _value(header, keyword)
+        if value is None:
+            left_out.append(keyword)
+        elif value:
+            setattr(reference, keyword, value)
+    return tuple(left_out)
+
+
+def _value(header: Header, keyword: str) -> str | None:
+    """An element's text, empty where it is absent, None where it is malformed."""
+    try:
+        with quiet():
+            header.dataset.decode()
+            found: Any = header.dataset.get(keyword)
+            text = "" if found is None else str(found)
+            validate_value(dictionary_VR(keyword), text, config.RAISE)
+    except Exception:  # malformed values and character sets surface as many types
+        return None
+    known_sexes = ("", "M", "F", "O")
+    return None if keyword == "PatientSex" and text not in known_sexes else text

@@ -1,0 +1,140 @@
+"""From the results of a file to DICOM objects beside the tables: SR, GSPS, secondary captures.
+
+An object that cannot be made costs itself only, and a line in warnings.csv.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.intensity import Intensity
+from pipeline.dicom.errors import DicomError
+from pipeline.dicom.header import read_header
+from pipeline.dicom.pseudonym import Pseudonyms
+from pipeline.dicom.write.capture import write_capture
+from pipeline.dicom.write.gsps import write_presentation_state
+from pipeline.dicom.write.maker import Findings, Maker, Region
+from pipeline.dicom.write.source import CANNOT_REFER, Source, describe, wanted_elements
+from pipeline.dicom.write.sr import write_report
+from pipeline.predict.options import OBJECTS, Objects
+from pipeline.predict.records import FileResult
+from pipeline.predict.sources import located
+
+_Warning = tuple[str, str]
+
+
+class ObjectWriter:
+    """Writes the objects of one file after the other.
+
+    Parameters
+    ----------
+    folder : Path
+        The growing output; objects go to its folders ``sr``, ``gsps`` and ``sc``.
+    root : Path
+        What the paths of input files are relative to.
+    wanted : Objects
+    maker : Maker
+    classes : mapping
+        Category id -> name.
+    intensity : Intensity
+        The model's recipe.
+    pseudonyms : Pseudonyms or None
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        root: Path,
+        wanted: Objects,
+        maker: Maker,
+        classes: Mapping[int, str],
+        intensity: Intensity,
+        pseudonyms: Pseudonyms | None,
+    ) -> None:
+        self.folder, self.root, self.wanted, self.maker = folder, root, wanted, maker
+        self.classes, self.intensity, self.pseudonyms = classes, intensity, pseudonyms
+
+    def write(self, number: int, path: str, result: FileResult) -> None:
+        """Write what is wanted of a processed file; what could not be made becomes a warning.
+
+        Parameters
+        ----------
+        number : int
+            Of the file in the run, from 0; becomes part of the names.
+        path : str
+            Of the input, relative to `root`.
+        """
+        troubles = list(self._write(f"{number + 1:06d}-{result.opened.instance}", path, result))
+        result.opened = replace(result.opened, warnings=(*result.opened.warnings, *troubles))
+
+    def _write(self, stem: str, path: str, result: FileResult) -> list[_Warning]:
+        try:
+            source = self._source(path)
+        except DicomError as error:
+            plain = error.kind == "not DICOM"
+            detail = "an ordinary image has no UIDs to refer to" if plain else error.detail
+            return [(CANNOT_REFER, detail)]
+        except Exception as error:  # gone meanwhile, or damaged in a way that reading forgave
+            return [(CANNOT_REFER, f"cannot be read again ({type(error).__name__})")]
+        troubles = []
+        if source.left_out:
+            text = f"malformed in the header: {', '.join(source.left_out)}"
+            troubles.append(("patient not copied in full", text))
+        for kind in OBJECTS:
+            if getattr(self.wanted, kind):
+                trouble = self._attempt(kind, stem, source, result)
+                troubles += [trouble] if trouble else []
+        return troubles
+
+    def _source(self, path: str) -> Source:
+        wanted = self.wanted
+        also = wanted_elements(wanted.copy_patient, self.pseudonyms is not None)
+        header = read_header(located(self.root, path), also)
+        return describe(header, copy_patient=wanted.copy_patient, pseudonyms=self.pseudonyms)
+
+    def _attempt(self, kind: str, stem: str, source: Source, result: FileResult) -> _Warning | None:
+        make: dict[str, Callable[[str, Source, FileResult], None]] = {
+            "sr": self._report,
+            "gsps": self._state,
+            "sc": self._captures,
+        }
+        try:
+            make[kind](stem, source, result)
+        except OSError:
+            raise  # the disk is full or gone: that is no matter of this file
+        except DicomError as error:
+            return f"no {kind} written", error.detail
+        except Exception as error:  # unusual headers meet checks of highdicom's of many types
+            return f"no {kind} written", f"the header does not allow it ({type(error).__name__})"
+        return None
+
+    def _report(self, stem: str, source: Source, result: FileResult) -> None:
+        path = self.folder / "sr" / f"{stem}.dcm"
+        write_report(path, source, self._findings(result), self.maker)
+
+    def _state(self, stem: str, source: Source, result: FileResult) -> None:
+        findings = self._findings(result)
+        if findings.regions:
+            path = self.folder / "gsps" / f"{stem}.dcm"
+            limits = {frame.frame: frame.limits for frame in result.frames}
+            write_presentation_state(path, source, findings, self.maker, self.intensity, limits)
+
+    def _captures(self, stem: str, source: Source, result: FileResult) -> None:
+        for frame in result.frames:
+            if frame.overlay:
+                with Image.open(self.folder / frame.overlay) as drawn:
+                    pixels = np.asarray(drawn.convert("RGB"))
+                path = self.folder / "sc" / f"{Path(frame.overlay).stem}.dcm"
+                write_capture(path, source, frame.frame, pixels, self.maker)
+
+    def _findings(self, result: FileResult) -> Findings:
+        return Findings(
+            tuple(
+                Region(frame.frame, (box[0], box[1], box[2], box[3]), self.classes[label], score)
+                for frame in result.frames
+                for box, score, label in zip(frame.boxes, frame.scores, frame.labels, strict=True)
+            )
+        )

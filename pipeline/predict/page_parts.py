@@ -1,0 +1,178 @@
+"""Parts of the report's pages: figures, pictures, tables, ways between pages."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from pipeline.html.parts import Picture, Tile, facts, gallery, joined, paragraph, table, tiles
+from pipeline.predict.outputs import millimetres, printable
+from pipeline.predict.overlay import thumbnail_of
+from pipeline.predict.page_index import Study
+from pipeline.predict.records import FileResult, FrameResult
+
+ROWS = 200  # of a table on a page; the CSV files have all
+Pictures = Sequence[tuple[FileResult, FrameResult]]
+_PIXELS = ("x", "y", "Width", "Height")
+_BOX_COLUMNS = ("Class", "Score", *_PIXELS, "mm", "Spacing from", "Frame", "File")
+_OUTPUTS = {
+    "detections.csv": "one line per box",
+    "detections.coco.json": "the same as COCO",
+    "failures.csv": "files that failed",
+    "skipped.csv": "files that were left out",
+    "warnings.csv": "what to know of single files",
+    "run.json": "settings, versions and counts",
+    "overlays": "pictures with boxes",
+    "sr": "DICOM structured reports",
+    "gsps": "DICOM presentation states",
+    "sc": "DICOM secondary captures",
+}
+
+
+def counts_part(counts: Mapping[str, Any]) -> Markup:
+    """Key figures."""
+    names = ("files", "processed", "skipped", "failed", "frames", "detections")
+    by_class = {name: str(number) for name, number in counts["detections_by_class"].items()}
+    figures = tiles(Tile(name.capitalize(), f"{counts[name]:,}") for name in names)
+    return joined(figures, facts(by_class))
+
+
+def gallery_part(
+    pictures: Pictures,
+    classes: Mapping[int, str],
+    folder: Path,
+    root: str,
+    study_page: Mapping[str, str] | None = None,
+) -> Markup:
+    """Thumbnails that lead to the overlays.
+
+    Parameters
+    ----------
+    folder : Path
+        The output folder.
+    root : str
+        The way from the page to it.
+    study_page : mapping, optional
+        Study UID -> address, for captions that lead to the study.
+    """
+    shown = [
+        _picture(result, frame, classes, folder, root, study_page)
+        for result, frame in pictures
+        if frame.overlay
+    ]
+    hidden = len(pictures) - len(shown)
+    note = f"{hidden} pictures are not drawn (see the settings); the tables have their boxes."
+    return joined(gallery(shown), *([paragraph(note, "note")] if hidden else []))
+
+
+def _picture(
+    result: FileResult,
+    frame: FrameResult,
+    classes: Mapping[int, str],
+    folder: Path,
+    root: str,
+    study_page: Mapping[str, str] | None,
+) -> Picture:
+    thumbnail = thumbnail_of(folder / frame.overlay)
+    with Image.open(thumbnail) as image:
+        size = image.size
+    best = f"{classes[frame.labels[0]]} {frame.scores[0]:.2f}"
+    more = f", {len(frame.boxes) - 1} more" if len(frame.boxes) > 1 else ""
+    number = f", frame {frame.frame + 1}" if result.opened.frames > 1 else ""
+    where = printable(result.path) + number
+    caption = Markup("<strong>{}</strong>{}<br>{}").format(best, more, where)
+    if study_page is not None:
+        address = study_page[result.opened.study]
+        caption += Markup('<br><a href="{}">study</a>').format(address)
+    small = f"{root}report/thumbnails/{thumbnail.name}"
+    return Picture(small, f"{best} in {where}", caption, root + frame.overlay, size)
+
+
+def boxes_part(pictures: Pictures, classes: Mapping[int, str]) -> Markup:
+    """A table of all boxes."""
+    rows = []
+    for result, frame in pictures:
+        path = printable(result.path)
+        for box, score, label in zip(frame.boxes, frame.scores, frame.labels, strict=True):
+            width, height, origin = millimetres(box, frame)
+            size = f"{width} × {height}" if origin else ""
+            rows.append((classes[label], score, *box, size, origin, frame.frame + 1, path))
+    return table("Boxes in pixels", _BOX_COLUMNS, rows)
+
+
+def studies_part(studies: Sequence[Study], report: str) -> Markup:
+    """A table; `report` is the way to the folder of the studies' pages."""
+    if not studies:
+        return paragraph("No file could be read.")
+    rows = []
+    for study in studies:
+        title: str | Markup = study.title
+        if study.detections:
+            title = Markup('<a href="{}">{}</a>').format(report + study.page(), study.title)
+        best = "" if study.best is None else f"{study.best:.3f}"
+        rows.append((title, len(study.files), study.pictures, study.detections, best, study.uid))
+    header = ("Study", "Files", "Pictures", "Detections", "Best score", "UID")
+    return table("By their best score", header, rows)
+
+
+def settings_part(about: Mapping[str, Any]) -> Markup:
+    """How the run was made, from run.json."""
+    thresholds, options = about["score_threshold"], about["options"]
+    lowest = ", ".join(f"{name} {score:g}" for name, score in thresholds["by_class"].items())
+    return facts(
+        {
+            "Checkpoint (SHA-256)": about["checkpoint"]["sha256"],
+            "Trained on": about["checkpoint"]["trained_on"],
+            "Lowest scores": lowest,
+            "Lowest scores from": thresholds["from"],
+            "Size that the network sees": f"{about['image_size']} px",
+            "Sliding window": options["window"],
+            "Mirror images too": "yes" if options["tta"] else "no",
+            "Overlays": options["overlays"],
+            "Pseudonyms": "yes" if about["pseudonyms"] else "no",
+            "Device": about["device"],
+            "descry": about["versions"]["descry"],
+            "PyTorch": about["versions"]["torch"],
+        }
+    )
+
+
+def outputs_part(folder: Path) -> Markup:
+    """What else there is in the output folder."""
+    rows = [
+        (Markup('<a href="{0}">{0}</a>').format(name), what)
+        for name, what in _OUTPUTS.items()
+        if (folder / name).exists()
+    ]
+    return table("The output folder", ("Name", "What it holds"), rows)
+
+
+def list_part(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[object]], total: int, file: str
+) -> Markup:
+    """The beginning of a list that stands in a file as a whole."""
+    note = f"The first {ROWS} of {total}; all are in {file}." if total > ROWS else ""
+    return table(title, header, rows, note)
+
+
+def pages_part(total: int, size: int, start: int, first: str, others: str) -> Markup:
+    """Ways to all pages of a list, nothing if there is one only.
+
+    Parameters
+    ----------
+    total, size, start : int
+        Entries in all, of a page, and before this page.
+    first, others : str
+        Addresses of the first page and of the others, with ``{}`` for their number.
+    """
+    count = -(-total // size)
+    if count < 2:
+        return Markup("")
+    here, links = start // size + 1, []
+    for number in range(1, count + 1):
+        address = first if number == 1 else others.format(number)
+        mark = Markup(' aria-current="page"') if number == here else Markup("")
+        links.append(Markup('<li><a href="{}"{}>{}</a></li>').format(address, mark, number))
+    return Markup('<nav aria-label="Pages of this list"><ul>{}</ul></nav>\n').format(joined(*links))

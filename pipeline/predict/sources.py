@@ -1,0 +1,172 @@
+"""Files and members of zip archives under one name: ``scans.zip/a/IM1`` is opened like a file.
+
+Members are never unpacked to the disk. What a member may become in memory is bounded before and
+while it is read, since a few bytes of an archive can stand for terabytes.
+"""
+
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import IO, BinaryIO, Literal, cast
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+SUFFIX = ".zip"
+DAMAGED = "damaged archive"
+MAX_BYTES = 2**30  # of a member
+MAX_RATIO = 200  # unpacked to packed, for members above `FREE_BYTES`; blank pictures pack well
+FREE_BYTES = 2**26
+_STEP = 2**20
+_OPEN = 2  # archives that a process keeps open: reading the table of one takes long
+
+
+class SourceError(Exception):
+    """An archive or a member cannot be read; it costs that file only.
+
+    Parameters
+    ----------
+    kind : str
+        "damaged archive", "encrypted", "too large" or "cannot unpack".
+    detail : str
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(kind, detail)
+        self.kind, self.detail = kind, detail
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file inside a zip archive.
+
+    Attributes
+    ----------
+    archive : Path
+    path : str
+        Its name in the archive.
+    whole : bool
+        Unpack all of it when opened, so that one can seek freely; else while it is read.
+    """
+
+    archive: Path
+    path: str
+    whole: bool = True
+
+    @property
+    def name(self) -> str:
+        """Last part of the name."""
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def suffix(self) -> str:
+        """Extension, as of a `Path`."""
+        return Path(self.name).suffix
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """Open for reading.
+
+        Raises
+        ------
+        SourceError
+            When the member is damaged, encrypted, too large or packed in an unusual way.
+        """
+        with _unpacking():
+            zipped = _opened(self.archive, self.archive.stat().st_mtime_ns)
+            info = zipped.getinfo(self.path)
+            _check(info)
+            stream = zipped.open(info)
+            return _whole(stream) if self.whole else cast(BinaryIO, stream)
+
+
+def located(root: Path, path: str, *, whole: bool = True) -> Path | Member:
+    """Return what `path`, relative to `root`, stands for: a file, or a member of an archive.
+
+    Parameters
+    ----------
+    whole : bool
+        See `Member`.
+    """
+    start = 0
+    while (found := path.lower().find(SUFFIX + "/", start)) >= 0:
+        end = found + len(SUFFIX)
+        if (root / path[:end]).is_file():
+            return Member(root / path[:end], path[end + 1 :], whole)
+        start = end
+    return root / path
+
+
+def members(archive: Path) -> list[str]:
+    """Names of the files in an archive, folders left out; of equal names the last one counts.
+
+    Raises
+    ------
+    SourceError
+        When its table of contents cannot be read.
+    OSError
+        When it cannot be opened.
+    """
+    with _unpacking(), ZipFile(archive) as zipped:
+        return list(dict.fromkeys(i.filename for i in zipped.infolist() if not i.is_dir()))
+
+
+def fingerprint(root: Path, path: str) -> tuple[int, int]:
+    """Size and time of change of a file or of the archive around it; -1 where there is none."""
+    place = located(root, path)
+    try:
+        about = (place.archive if isinstance(place, Member) else place).stat()
+    except OSError:
+        return -1, -1
+    return about.st_size, about.st_mtime_ns
+
+
+def is_regular(place: Path | Member) -> bool:
+    """Say whether it is neither a pipe nor a device nor the like.
+
+    Raises
+    ------
+    OSError
+        When there is nothing.
+    """
+    return isinstance(place, Member) or stat.S_ISREG(place.stat().st_mode)
+
+
+@contextmanager
+def _unpacking() -> Iterator[None]:
+    """Turn what `zipfile` raises into a `SourceError`."""
+    try:
+        yield
+    except (SourceError, OSError, MemoryError):
+        raise
+    except Exception as error:  # damaged tables of contents surface as many types
+        raise SourceError(DAMAGED, type(error).__name__) from error
+
+
+@lru_cache(maxsize=_OPEN)
+def _opened(archive: Path, changed: int) -> ZipFile:
+    """Open an archive, or find it open; `changed` keeps a new file of that name apart."""
+    return ZipFile(archive)
+
+
+def _check(info: ZipInfo) -> None:
+    """Refuse what cannot or should not be unpacked, from the table of contents alone."""
+    if info.flag_bits & 0x1:
+        raise SourceError("encrypted", "the member is protected by a password")
+    if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        raise SourceError("cannot unpack", f"compression method {info.compress_type}")
+    if info.file_size > MAX_BYTES:
+        raise SourceError("too large", f"unpacks to more than {MAX_BYTES >> 20} MiB")
+    if info.file_size > max(FREE_BYTES, MAX_RATIO * info.compress_size):
+        raise SourceError("too large", f"unpacks to more than {MAX_RATIO} times its size")
+
+
+def _whole(stream: IO[bytes]) -> BytesIO:
+    """All that a member holds; `zipfile` stops at the size that the table declares."""
+    content = BytesIO()
+    with stream:
+        shutil.copyfileobj(stream, content, _STEP)
+    content.seek(0)
+    return content

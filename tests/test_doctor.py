@@ -1,0 +1,65 @@
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from predict_factory import tiny_model
+from typer.testing import CliRunner
+
+from pipeline import doctor
+from pipeline.cli import app
+from pipeline.dicom import probe
+from pipeline.dicom.decoders import PLUGINS
+
+
+def report(*arguments):
+    """Exit code, and the checks by section and name."""
+    result = CliRunner().invoke(app, ["doctor", "--json", *map(str, arguments)])
+    told = json.loads(result.stdout)
+    assert told["ok"] == (result.exit_code == 0)
+    return result.exit_code, {(c["section"], c["name"]): c for c in told["checks"]}
+
+
+@pytest.mark.parametrize("syntax", probe.SYNTAXES)
+def test_every_transfer_syntax_is_really_decoded(syntax):
+    assert probe.probe(syntax) == ""
+
+
+def test_a_missing_decoder_is_named_and_fails(monkeypatch, tmp_path):
+    assert report("-o", tmp_path)[0] == 0
+    monkeypatch.setitem(PLUGINS, "1.2.840.10008.1.2.5", "no-such-plugin")
+    code, checks = report("-o", tmp_path)
+    found = checks["decoders", "RLE Lossless"]
+    assert (code, found["status"]) == (1, "problem")
+    assert "cannot decode: RLE Lossless (1.2.840.10008.1.2.5)" in found["text"]
+    assert checks["decoders", "JPEG 2000"]["status"] == "ok"
+
+
+def test_a_decoder_that_decodes_wrongly_fails(monkeypatch):
+    monkeypatch.setattr(probe, "_expected", lambda sample: probe._ramp(sample) * 0)
+    assert probe.probe("1.2.840.10008.1.2.1") == "wrong by 252 of 255 grey levels"
+
+
+def test_a_checkpoint_is_loaded_and_described(tmp_path):
+    tiny_model().save(tmp_path / "model.pt")
+    code, checks = report("--checkpoint", tmp_path / "model.pt", "-o", tmp_path / "not" / "yet")
+    text = checks["checkpoint", "model.pt"]["text"]
+    assert code == 0
+    assert text.startswith("vit micro, 64 px; spot, other; threshold 0.3; trained on toy; ")
+    (tmp_path / "other.pt").write_bytes(b"no model")
+    code, checks = report("--checkpoint", tmp_path / "other.pt")
+    assert code == 1 and "not a readable checkpoint" in checks["checkpoint", "other.pt"]["text"]
+
+
+def test_a_full_disk_fails(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**29))
+    statuses = {check.name: check.status for check in doctor.examine(None, tmp_path)}
+    assert statuses["results"] == "problem" and statuses["numpy"] == "ok"
+
+
+def test_it_fits_one_screen(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "100")
+    result = CliRunner().invoke(app, ["doctor", "--checkpoint", str(tmp_path / "gone.pt")])
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 1 and len(lines) <= 40 and "1 needed thing is missing" in lines[-1]
+    assert all(len(line) <= 100 for line in lines)
