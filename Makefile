@@ -39,4 +39,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf runs datasets/*/coco datasets/*/*.partial
+	rm -rf runs datasets/*/coco datasets/*/*.partial .descry

@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__, stages
+from pipeline.cli_doctor import doctor
+from pipeline.cli_predict import predict
 from pipeline.config import DatasetName, Params, load_params
 from pipeline.errors import DescryError
 
@@ -72,69 +74,79 @@ def train(
 
 @app.command()
 def evaluate(
-    name: Name,
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="A dataset; or give --gt and --predictions.")
+    ] = "",
     coco: Annotated[Path | None, typer.Option(help="Converted dataset.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="model.pt")] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder.")] = None,
+    gt: Annotated[Path | None, typer.Option(help="Anybody's COCO ground truth.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Anybody's COCO results.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="With --gt: operating point, chosen on other images.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="With --gt: folder, for a gallery.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder.")] = None,
     params: ParamsFile = PARAMS,
     changes: Set = None,
 ) -> None:
-    """COCO AP and AR of a trained model on its dataset's test split."""
+    """How good a trained model is on its test split, or anybody's detections on anybody's truth."""
     chosen = load_params(params, changes or ())
-    figures = stages.evaluate(chosen, _dataset(name), coco, checkpoint, out)
-    typer.echo(", ".join(f"{k} {figures[k]}" for k in ("AP", "AP50", "AP75", "AR100")))
+    ours, theirs = (name, coco, checkpoint), (gt, predictions, threshold, images)
+    if name and not any(v is not None for v in theirs):
+        figures = stages.evaluate(chosen, _dataset(name), coco, checkpoint, out)
+    elif gt is not None and predictions is not None and ours == ("", None, None):
+        figures = stages.evaluate_files(chosen, gt, predictions, threshold, images, out)
+    else:
+        raise DescryError(
+            "evaluate: give either NAME (with --coco, --checkpoint) or both --gt and "
+            "--predictions (with --threshold, --images)"
+        )
+    shown = ("AP", "AP50", "AP75", "AR100", "sensitivity_at_1fp", "image_auc")
+    typer.echo(", ".join(f"{k} {'n/a' if figures[k] is None else figures[k]}" for k in shown))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Folder of `descry evaluate`, or COCO results.")],
+    b: Annotated[Path, typer.Argument(help="Another, of the same test split.")],
+    gt: Annotated[
+        Path | None, typer.Option(help="COCO ground truth; default: the dataset's test split.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder.")] = None,
+    params: ParamsFile = PARAMS,
+    changes: Set = None,
+) -> None:
+    """Is B better than A? Differences with intervals and p-values, paired by patient."""
+    typer.echo(stages.compare(load_params(params, changes or ()), a, b, gt, out))
 
 
 @app.command()
 def report(
-    runs: Annotated[Path, typer.Option(help="Folder of runs.")] = stages.RUNS,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of runs; several are compared. Default: runs"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder.")] = None,
+    only: Annotated[str, typer.Option(help="One dataset's page, or: index.")] = "",
+    grid: Annotated[
+        bool, typer.Option("--grid", help="The table dataset x backbone x arm of all experiments.")
+    ] = False,
     params: ParamsFile = PARAMS,
     changes: Set = None,
 ) -> None:
-    """One table of all evaluated datasets."""
-    typer.echo(stages.report(load_params(params, changes or ()), runs))
+    """Pages to look at: figures, pictures, curves; one per dataset, or several runs compared."""
+    chosen = load_params(params, changes or ())
+    if grid:
+        from pipeline.grid import grid as table
+
+        written = load_params(params)
+        typer.echo(table(chosen, written, changes or (), runs or [], out), nl=False)
+    else:
+        typer.echo(stages.report(chosen, runs or [], out, only), nl=False)
 
 
-@app.command()
-def predict(
-    source: Annotated[Path, typer.Argument(help="Folder of DICOM or images, or one file.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")],
-    checkpoint: Annotated[Path, typer.Option(help="model.pt of a training run.")],
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Lowest score; default: the checkpoint's operating point."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Pictures per call of the model.")] = 4,
-    workers: Annotated[int, typer.Option(help="Decoding processes.")] = 1,
-    timeout: Annotated[float, typer.Option(help="Seconds a decoder may take.")] = 60.0,
-    overlays: Annotated[str, typer.Option(help="found, all or none")] = "found",
-    modality: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
-    body_part: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
-    view: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
-    series_description: Annotated[str, typer.Option(help="Must contain this.")] = "",
-    num_shards: Annotated[int, typer.Option(help="Machines that share the folder.")] = 1,
-    shard: Annotated[int, typer.Option(help="Which of them this is, from 0.")] = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be read.")
-    ] = False,
-) -> None:
-    """Detect in a folder of DICOM or ordinary images. Research use only."""
-    from pipeline.predict.options import Options
-    from pipeline.predict.select import Filters
-
-    filters = Filters(
-        tuple(modality or ()), tuple(body_part or ()), tuple(view or ()), series_description
-    )
-    options = Options(batch_size, workers, timeout, threshold, overlays, filters, shard, num_shards)
-    if dry_run:
-        for line in stages.survey(source, out, checkpoint, options):
-            typer.echo(line)
-        return
-    counts, code = stages.predict(source, out, checkpoint, options, device)
-    shown = ("files", "processed", "skipped", "failed", "frames", "detections")
-    typer.echo(", ".join(f"{name} {counts[name]}" for name in shown) + f"; see {out}")
-    raise typer.Exit(code)
+app.command()(predict)
+app.command()(doctor)
 
 
 @app.command()

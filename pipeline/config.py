@@ -22,6 +22,7 @@ DatasetName = Literal["ccellbio", "cod10k", "brain_tumor", "nih", "rsna"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
+Side = Annotated[int, Field(ge=64, le=4096, multiple_of=32)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 _FROZEN = ConfigDict(extra="forbid", strict=True)
@@ -103,6 +104,20 @@ class IntensityParams:
     high_percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.5
 
 
+AugmentName = Literal["none", "flip", "xray", "mri", "microscopy", "natural"]
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Augment:
+    """The augmentation recipe of each dataset; see `pipeline.data.augment`."""
+
+    ccellbio: AugmentName = "microscopy"
+    cod10k: AugmentName = "natural"
+    brain_tumor: AugmentName = "mri"
+    nih: AugmentName = "xray"
+    rsna: AugmentName = "xray"
+
+
 @dataclass(frozen=True, config=_FROZEN)
 class Model:
     """Backbone and interaction; the size of it stands in the recipe."""
@@ -119,28 +134,49 @@ class Model:
 
 @dataclass(frozen=True, config=_FROZEN)
 class Train:
-    """Optimisation. `lr` is for `lr_batch` images a step and scales with the batch size."""
+    """Optimisation; see `pipeline.train.schedule` and `pipeline.train.settings`.
+
+    `lr` is for `lr_batch` images a step and scales with the images of a step. `compile`,
+    `channels_last` and `fused` are about speed, but they change bits.
+    """
 
     seed: Seed = 0
     lr: Positive = 1e-3
     lr_batch: Annotated[int, Field(ge=1)] = 16
     weight_decay: NotNegative = 0.05
+    schedule: Literal["cosine", "step"] = "cosine"
     warmup: Fraction = 0.05
     final_lr: Fraction = 0.01
+    milestones: tuple[Fraction, ...] = (0.7, 0.9)
+    decay: Fraction = 0.1
     clip_norm: Positive = 1.0
-    flip: bool = True
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    keep: Literal["last", "best"] = "last"
     precision: Literal["fp32", "bf16"] = "fp32"
     deterministic: bool = True
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    channels_last: bool = False
+    fused: bool = True
 
 
 @dataclass(frozen=True, config=_FROZEN)
 class Evaluate:
-    """Detections kept for the metrics, and how many pictures are drawn."""
+    """Detections kept for the metrics, how many pictures are drawn, and how sure the figures are.
+
+    `gallery` counts crops of each kind (false positives, missed objects, true positives).
+    `resamples` and `seed` make the bootstrap intervals, of which `level` is the coverage.
+    """
 
     score_threshold: Fraction = 0.05
     nms_threshold: Fraction = 0.5
     max_detections: Annotated[int, Field(ge=1, le=1000)] = 100
     pictures: Annotated[int, Field(ge=0)] = 8
+    gallery: Annotated[int, Field(ge=0)] = 12
+    resamples: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    seed: Seed = 0
+    level: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -155,11 +191,20 @@ class Predict:
 class Machine:
     """What changes speed but not what is computed; no stage depends on it.
 
-    ``device: auto`` takes a GPU where there is one. ``workers: -1`` takes one per core.
+    ``device: auto`` takes a GPU where there is one. ``workers: -1`` takes one per core. `cache` is
+    where decoded training images are kept, `cache_gib` how many GiB of them. `devices` are
+    training processes, `scratch` the folder in which an interrupted run is kept. (Another device
+    or number of processes does give other bits, see docs/training.md.)
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=-1, le=256)] = -1
+    cache: Annotated[str, Field(min_length=1)] = "auto"
+    cache_gib: Positive = 50.0
+    devices: Annotated[int, Field(ge=1, le=64)] = 1
+    scratch: Annotated[str, Field(min_length=1)] = ".descry"
+    checkpoint_minutes: NotNegative = 5.0
+    track: bool = False
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -177,12 +222,14 @@ class Epochs:
 class Recipe:
     """What depends on the size of the undertaking.
 
-    `image_size` is the side in pixels of the square that images are fitted into, `anchor_scale`
-    the side of the smallest anchor in units of its level's stride.
+    `image_size` is the side in pixels of the square that images are fitted into, `train_sizes`
+    the sides of which each training step takes one (none: `image_size`), `anchor_scale` the side
+    of the smallest anchor in units of its level's stride.
     """
 
     size: Literal["micro", "tiny", "small", "base"] = "small"
-    image_size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] = 512
+    image_size: Side = 512
+    train_sizes: tuple[Side, ...] = ()
     fpn_channels: Annotated[int, Field(ge=16, le=1024, multiple_of=16)] = 256
     anchor_scale: Positive = 4.0
     batch_size: Annotated[int, Field(ge=1)] = 16
@@ -212,6 +259,7 @@ class Params:
     data: Data = Data()
     convert: Convert = Convert()
     intensity: IntensityParams = IntensityParams()
+    augment: Augment = Augment()
     model: Model = Model()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()

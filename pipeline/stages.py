@@ -1,21 +1,26 @@
 """The assembly: what each stage of dvc.yaml does, from the parameters to plain function calls.
 
-This is the only place besides `pipeline.config` that knows params.yaml. Heavy imports are inside
-the functions, so that a mistake in the parameters shows before anything is loaded.
+With `pipeline.grid` this is the only place besides `pipeline.config` that knows params.yaml. Heavy
+imports are inside the functions, so that a mistake in the parameters shows before anything is
+loaded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.config import DatasetName, Params
 from pipeline.errors import DescryError
 
 if TYPE_CHECKING:
+    from pipeline.archive.transfer import Transfers
+    from pipeline.data.cache import CachePlan
+    from pipeline.evaluate.intervals import Resampling
     from pipeline.models.build import DetectorSpec
     from pipeline.predict.options import Options
+    from pipeline.train.settings import Machine, Settings
 
 DATASETS = Path("datasets")
 RUNS = Path("runs")
@@ -47,51 +52,83 @@ def convert(params: Params, name: DatasetName, raw: Path | None, out: Path | Non
 
 def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None) -> Path:
     """Train on one converted dataset; return the model file."""
-    from pipeline.data.intensity import Intensity
     from pipeline.evaluate.metrics import CocoScore, operating_point
-    from pipeline.train.module import Optimisation
-    from pipeline.train.run import Judge, Settings
+    from pipeline.train.processes import find_processes
     from pipeline.train.run import train as run
+    from pipeline.train.settings import Judge
+
+    device = pick_device(params.machine.device)
+    coco, out = coco or DATASETS / name / "coco", out or RUNS / name / "train"
+    spec, settings = detector_spec(params, coco), train_settings(params, name)
+    judge = Judge(lambda truth, rows: CocoScore.of(truth, rows).summary(), operating_point)
+    machine = train_machine(params, device)
+    with progress_bar("steps", find_processes(machine.devices).rank == 0) as progress:
+        run(coco, out, spec, settings, judge, machine, progress)
+    return out / "model.pt"
+
+
+def train_settings(params: Params, name: DatasetName) -> "Settings":
+    """What decides over a training run's result."""
+    from pipeline.data.intensity import Intensity
+    from pipeline.train.schedule import Optimisation
+    from pipeline.train.settings import Settings
 
     recipe, chosen = params.scale, params.train
-    device = pick_device(params.machine.device)
-    settings = Settings(
+    optimisation = {part.name: getattr(chosen, part.name) for part in fields(Optimisation)}
+    return Settings(
         dataset=name,
-        image_size=recipe.image_size,
         modality=MODALITIES.get(name, ()),
+        image_size=recipe.image_size,
+        train_sizes=recipe.train_sizes,
         intensity=Intensity(**asdict(params.intensity)),
         epochs=getattr(recipe.epochs, name),
         batch_size=recipe.batch_size,
-        optimisation=Optimisation(
-            lr=chosen.lr * recipe.batch_size / chosen.lr_batch,
-            weight_decay=chosen.weight_decay,
-            warmup=chosen.warmup,
-            final_lr=chosen.final_lr,
-        ),
-        clip_norm=chosen.clip_norm,
-        flip=chosen.flip,
+        optimisation=Optimisation(**optimisation),
+        augment=getattr(params.augment, name),
         seed=chosen.seed,
+        accumulate=chosen.accumulate,
+        ema=chosen.ema,
+        keep=chosen.keep,
         precision=chosen.precision,
         deterministic=chosen.deterministic,
-        device=device,
-        workers=loader_workers(params, device),
+        compiler="inductor" if chosen.compile else "",
+        channels_last=chosen.channels_last,
+        gradient_checkpointing=chosen.gradient_checkpointing,
     )
-    coco, out = coco or DATASETS / name / "coco", out or RUNS / name / "train"
-    judge = Judge(lambda truth, rows: CocoScore.of(truth, rows).summary(), operating_point)
-    run(coco, out, detector_spec(params, coco), settings, judge)
-    return out / "model.pt"
+
+
+def train_machine(params: Params, device: str) -> "Machine":
+    """Where and how comfortably a training run is computed."""
+    from pipeline.train.settings import Machine
+
+    chosen = params.machine
+    return Machine(
+        device=device,
+        devices=chosen.devices,
+        workers=loader_workers(params, device),
+        cache=picture_cache(params, device),
+        scratch=Path(chosen.scratch),
+        checkpoint_minutes=chosen.checkpoint_minutes,
+        track=chosen.track,
+    )
 
 
 def detector_spec(params: Params, coco: Path) -> "DetectorSpec":
     """The detector that the parameters ask for, with the classes of a converted dataset."""
     from pipeline.data.coco import load_coco
+
+    return spec_of(params, len(load_coco(coco / "annotations/train.json")["categories"]))
+
+
+def spec_of(params: Params, num_classes: int) -> "DetectorSpec":
+    """The detector that the parameters ask for."""
     from pipeline.models.build import DetectorSpec
 
     model, recipe = params.model, params.scale
     return DetectorSpec(
         backbone=model.backbone,
         size=recipe.size,
-        num_classes=len(load_coco(coco / "annotations/train.json")["categories"]),
+        num_classes=num_classes,
         fpn_channels=recipe.fpn_channels,
         anchor_scale=recipe.anchor_scale,
         score_threshold=params.evaluate.score_threshold,
@@ -122,54 +159,138 @@ def evaluate(
         out or RUNS / name / "evaluate",
         RUNS / "metrics" if out is None else out,
         pictures=params.evaluate.pictures,
+        gallery=params.evaluate.gallery,
         batch_size=params.scale.batch_size,
         workers=loader_workers(params, device),
+        how=resampling(params),
     )
 
 
+def evaluate_files(
+    params: Params,
+    gt: Path,
+    predictions: Path,
+    threshold: float | None,
+    images: Path | None,
+    out: Path | None,
+) -> dict[str, Any]:
+    """Evaluate anybody's detections; return the metrics."""
+    from pipeline.evaluate.foreign import evaluate_files as run
+
+    return run(
+        gt,
+        predictions,
+        out or Path("evaluation"),
+        threshold=threshold,
+        images=images,
+        gallery=params.evaluate.gallery,
+        how=resampling(params),
+    )
+
+
+def compare(params: Params, a: Path, b: Path, gt: Path | None, out: Path | None) -> str:
+    """Compare two runs on one test split; return a table."""
+    from pipeline.evaluate.compare import as_text, compare_runs, truth_of, write_comparison
+
+    result = compare_runs(gt or truth_of(a, DATASETS), a, b, resampling(params))
+    if out is not None:
+        write_comparison(result, (str(a), str(b)), out)
+    return as_text(result)
+
+
+def resampling(params: Params) -> "Resampling":
+    """How intervals are made."""
+    from pipeline.evaluate.intervals import Resampling
+
+    chosen = params.evaluate
+    return Resampling(chosen.resamples, chosen.seed, chosen.level)
+
+
 def predict(
-    source: Path, out: Path, checkpoint: Path, options: "Options", device: str
+    source: Path | None,
+    out: Path,
+    checkpoint: Path,
+    options: "Options",
+    device: str,
+    archives: "Transfers",
 ) -> tuple[dict[str, Any], int]:
-    """Run a model on a folder; return the counts of files and the exit code."""
+    """Run a model on a folder, or on what an archive holds; return counts and the exit code."""
     from pipeline.models.saved import SavedModel
+    from pipeline.predict.cores import share_cores
     from pipeline.predict.run import predict_folder
 
     chosen = pick_device(device)
+    workers, described = share_cores(chosen, options.workers)
+    options = replace(options, workers=workers)
     model = SavedModel.load(checkpoint, chosen)
+    model.prepare(options.precision, compiled=options.compile, batch_size=options.batch_size)
     with progress_bar("files") as progress:
         summary = predict_folder(
-            source, out, model, options=options, device=chosen, progress=progress
+            source or archives.fetch,
+            out,
+            model,
+            options=options,
+            device=described,
+            send=archives.send if archives.target else None,
+            progress=progress,
         )
     return summary.counts, summary.exit_code
 
 
 @contextmanager
-def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A function (done, total) that draws a bar with the time left; only on a terminal."""
+def progress_bar(unit: str, active: bool = True) -> Iterator["ProgressBar"]:
+    """A function (done, total, note) that draws a bar with the time left; only on a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
 
     console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), unit, TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(unit, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    note = TextColumn("{task.fields[note]}")
+    columns = (BarColumn(), MofNCompleteColumn(), unit, TimeLeft(), note)
+    with Progress(*columns, console=console, disable=not (active and console.is_terminal)) as bar:
+        task = bar.add_task(unit, total=None, note="")
+
+        def draw(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield draw
+
+
+class ProgressBar(Protocol):
+    """What draws how far a command is."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Show what is done of all, and a few words."""
 
 
 def survey(source: Path, out: Path, checkpoint: Path, options: "Options") -> Iterator[str]:
     """Say of each file whether `predict` would read it."""
     from pipeline.models.saved import SavedModel
+    from pipeline.predict.cores import share_cores
     from pipeline.predict.run import survey as run
 
+    options = replace(options, workers=share_cores("cpu", options.workers)[0])
     for result in run(source, out, SavedModel.load(checkpoint), options):
-        yield f"{result.ended.status}\t{result.path}\t{result.ended.message}".rstrip()
+        reason = ": ".join(filter(None, (result.ended.kind, result.ended.message)))
+        yield f"{result.ended.status}\t{result.path}\t{reason}".rstrip()
 
 
-def report(params: Params, runs: Path) -> str:
-    """Write the table of all evaluated datasets; return it as text."""
-    from pipeline.report.table import write_table
+def report(params: Params, runs: Sequence[Path], out: Path | None, only: str) -> str:
+    """Write the pages of a folder of runs, or compare several; return what the console shows."""
+    from pipeline.report.write import compare_folders, write_report
 
-    return write_table(runs / "metrics", params.datasets, runs / "report")
+    if len(runs) > 1:
+        written = compare_folders(runs, DATASETS, params.datasets, out or RUNS / "compare")
+        return "".join(f"{path}\n" for path in written)
+    folder = runs[0] if runs else RUNS
+    return write_report(
+        folder,
+        DATASETS,
+        params.datasets,
+        out or folder / "report",
+        only=only,
+        sample=params.data.source == "sample",
+    )
 
 
 def pick_device(wanted: str) -> str:
@@ -198,3 +319,14 @@ def loader_workers(params: Params, device: str) -> int:
     if params.machine.workers >= 0:
         return params.machine.workers
     return 0 if device == "cpu" else os.cpu_count() or 1
+
+
+def picture_cache(params: Params, device: str) -> "CachePlan | None":
+    """Where decoded training images are kept: as asked; by default only where a GPU waits."""
+    from pipeline.data.cache import CachePlan
+
+    chosen = params.machine
+    if chosen.cache == "none" or (chosen.cache == "auto" and device == "cpu"):
+        return None
+    own = Path(chosen.scratch) / "pictures"
+    return CachePlan(own if chosen.cache == "auto" else Path(chosen.cache), chosen.cache_gib)

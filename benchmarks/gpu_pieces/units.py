@@ -49,7 +49,7 @@ FULL = Settings()
 TINY = replace(
     FULL,
     batches=((64, 2),),
-    bits=(64, 2, 2),
+    bits=(96, 2, 2),
     rounds=2,
     visit=1,
     warm_up=1,

@@ -32,12 +32,13 @@ DEFAULT = Resampling()
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """What is drawn: patients, slides or single images.
+    """What is drawn: patients, groups, slides or single images.
 
     Attributes
     ----------
     name : str
-        "patient", "slide" or "image".
+        "patient", "group" (our conversion: a patient where the dataset tells, else the original of
+        edited copies), "slide" or "image".
     of_image : array (n,), int64
         Number of each image's unit, from 0.
     """
@@ -54,7 +55,8 @@ class Units:
         """
         names = [_unit(image) for image in sorted(images, key=lambda image: image["id"])]
         known = [image for image in images if _named(image) is not None]
-        word = "slide" if any("crop" in image for image in known) else "patient"
+        word = "group" if any("group" in image for image in known) else "patient"
+        word = "slide" if any("crop" in image for image in known) else word
         _, numbers = np.unique(names, return_inverse=True)
         return cls(word if known else "image", numbers.reshape(-1))
 
