@@ -4,13 +4,15 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from dicom_factory import ROOT, write
+from object_factory import errors_of
 from PIL import Image
-from predict_factory import BrightSpots, content, rows_of, spot
+from predict_factory import BrightSpots, Found, content, rows_of, spot
 from pydicom import uid
 
 from pipeline.predict import pages
@@ -38,6 +40,7 @@ def source(tmp_path):
     return folder
 
 
+SAMPLE = Path(__file__).parents[1] / "datasets/rsna/sample/stage_2_train_images"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -169,6 +172,22 @@ def test_objects_of_every_image_and_reasons_for_the_rest(source, tmp_path):
         for p in (out / k).iterdir()
     }
     assert len(series) == 3  # all sources are of one series; each kind has its own
+
+
+def test_real_radiographs_give_valid_objects(tmp_path):
+    class Half(BrightSpots):
+        def look(self, image):
+            height, width = image.shape
+            box = np.array([[0, height / 3, width / 2, height]])
+            return Found(box, np.array([0.7]), np.array([1]))
+
+    (tmp_path / "in").mkdir()
+    for path in sorted(SAMPLE.glob("*.dcm"))[:2]:
+        shutil.copy(path, tmp_path / "in")
+    predict_folder(tmp_path / "in", tmp_path / "out", Half(), options=EVERYTHING)
+    made = sorted((tmp_path / "out").rglob("*.dcm"))
+    assert [path.parent.name for path in made] == ["gsps"] * 2 + ["sc"] * 2 + ["sr"] * 2
+    assert [errors_of(path) for path in made] == [[]] * 6
 
 
 def test_a_file_that_fails_leaves_no_objects(tmp_path):

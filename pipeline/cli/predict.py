@@ -148,6 +148,8 @@ def predict(
         raise DescryError("--num-shards: with --from, give each machine its own --query instead")
     if key_file and not pseudonymise:
         raise DescryError("--key-file: goes with --pseudonymise")
+    if to and not (sr or gsps or sc):
+        raise DescryError("--to: nothing to store; add --sr, --gsps or --sc")
     if query and not origin:
         raise DescryError("--query: goes with --from")
     archives = Transfers(

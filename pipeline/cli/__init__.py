@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__, stages
-from pipeline.cli_doctor import doctor
-from pipeline.cli_predict import predict
+from pipeline.cli.doctor import doctor
+from pipeline.cli.predict import predict
 from pipeline.config import DatasetName, Params, load_params
 from pipeline.errors import DescryError
 
