@@ -248,7 +248,3 @@ def main() -> None:
     except DescryError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -64,8 +65,11 @@ def save_overlay(
 ) -> None:
     """Draw and write a PNG, and a small JPEG of it for the report."""
     drawn = draw(pixels, found, classes)
+    # OpenCV's defaults take half the time of Pillow's fastest, for a third more bytes; this is the
+    # slowest step of a run.
+    _, png = cv2.imencode(".png", np.asarray(drawn)[..., ::-1])
     with replacing(path, "wb") as stream:
-        drawn.save(stream, "PNG", compress_level=1)
+        stream.write(png.tobytes())
     small = thumbnail_of(path)
     drawn.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     with replacing(small, "wb") as stream:
