@@ -14,6 +14,7 @@ from pipeline.report.words import counted, figure, large
 
 _NOT_LOSSES = ("epoch", "lr", "val_AP", "val_AP50")
 _FEW_OBJECTS = 100
+MIB = 2**20
 
 
 def training(run: Run) -> Markup:
@@ -115,13 +116,16 @@ def model_and_cost(run: Run) -> Markup:
         "of them in ACP and CAT": large(counts.interaction),
         f"FLOPs, one image of {side} px": large(counts.inference),
         "FLOPs of a training step, per image": large(counts.training),
+        "memory of the weights": f"{4 * counts.total / MIB:,.1f} MiB",
+        "with gradients and AdamW's state": f"{16 * counts.total / MIB:,.1f} MiB",
     }
     return joined(
         paragraph(f"RetinaNet with {arm_words(run.about['detector'])}."),
         facts(cost | _time(run)),
         paragraph(
-            f"FLOPs are 2 per multiply-add; not counted: {'; '.join(NOT_COUNTED)}. Time and "
-            "memory on a machine of yours: `descry profile`.",
+            f"FLOPs are 2 per multiply-add; not counted: {'; '.join(NOT_COUNTED)}. Memory is that "
+            "of fp32, without activations; peak memory and time on a machine of yours: "
+            "`descry profile`.",
             "note",
         ),
     )
