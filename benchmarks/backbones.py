@@ -26,7 +26,7 @@ import timm
 import torch
 from gpu_pieces.arms import ENHANCED, move_interactions, ours, synthetic
 from gpu_pieces.steps import Trainee, ratios, spread, take_turns
-from machine import machine, versions
+from machine import machine
 from torch import nn
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
@@ -36,6 +36,7 @@ from pipeline.models.classifier import Classifier, ViTClassifier
 from pipeline.models.swin import Swin
 from pipeline.models.vit import ViT
 from pipeline.profile.memory import peak_of
+from pipeline.versions import versions
 
 RESULT = Path(__file__).resolve().parent / "results" / "backbones.json"
 PACKAGES = ("torch", "torchvision", "timm")

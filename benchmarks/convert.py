@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from machine import machine, versions
+from machine import machine
 
 from pipeline.atomic import write_json
 from pipeline.convert import open_source
@@ -35,6 +35,7 @@ from pipeline.convert.engine.pool import cores
 from pipeline.convert.engine.report import Settings
 from pipeline.convert.engine.split import Fractions
 from pipeline.convert.engine.writer import Conversion
+from pipeline.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "datasets" / "rsna" / "sample"

@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import machine, versions
+from machine import machine
 
 from pipeline.atomic import write_json
 from pipeline.data.coco import load_coco
 from pipeline.data.results import load_results
+from pipeline.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ("pycocotools", "faster-coco-eval")

@@ -30,7 +30,7 @@ from typing import Any
 import cv2
 import torch
 from gpu_pieces.steps import spread
-from machine import machine, versions
+from machine import machine
 
 from pipeline.atomic import write_json
 from pipeline.convert import convert, open_source
@@ -38,6 +38,7 @@ from pipeline.data.cache import CachePlan
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
 from pipeline.data.loader import LoaderPlan, training_loader
+from pipeline.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/loader.json"

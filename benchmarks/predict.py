@@ -35,11 +35,12 @@ from typing import Any
 import cv2
 import gdcm
 import numpy as np
-from machine import machine, versions
+from machine import machine
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from pipeline.atomic import write_json
+from pipeline.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, DISTINCT, IMAGE_SIZE = 1024, 16, 224

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from gpu_pieces.steps import ratios, spread, take_turns
-from machine import machine, versions
+from machine import machine
 from torch.optim import AdamW
 from torchvision.models.detection.retinanet import RetinaNet
 
@@ -35,6 +35,7 @@ from pipeline.data.sample import Batch
 from pipeline.models.build import DetectorSpec, build_detector
 from pipeline.profile.memory import peak_of
 from pipeline.train.module import parameter_groups
+from pipeline.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/step.json"

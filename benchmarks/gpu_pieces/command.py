@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from machine import machine, versions
+from machine import machine
 
 from gpu_pieces import child
 from gpu_pieces.runner import Runner
@@ -17,6 +17,7 @@ from gpu_pieces.summary import summary, table
 from gpu_pieces.units import FULL, PIECES, TINY, Unit, planned
 from pipeline.atomic import write_json
 from pipeline.errors import DescryError
+from pipeline.versions import versions
 
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "triton", "albumentations")
 SAMPLE = ROOT / "datasets" / "ccellbio" / "sample"

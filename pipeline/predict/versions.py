@@ -1,9 +1,6 @@
 """Versions of what a result depends on, for run.json."""
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
-
-import pipeline
+from pipeline import versions as installed
 
 _PACKAGES = (
     "numpy",
@@ -21,10 +18,4 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Return name -> version of Python, of this package and of what decodes and computes."""
-    found = {"python": platform.python_version(), "descry": pipeline.__version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+    return installed.versions(_PACKAGES)

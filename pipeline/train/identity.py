@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pipeline
 from pipeline.data.index import CocoIndex
+from pipeline.versions import version_of
 
 _ROOMS = ("data", "evaluate", "models", "train")  # whose code decides over the result
 _PACKAGES = (
@@ -34,7 +34,7 @@ def identity(parameters: Mapping[str, Any], data: str) -> str:
     data : str
         Digest of the data, see `data_digest`.
     """
-    what = [parameters, data, _code(), [_version(package) for package in _PACKAGES]]
+    what = [parameters, data, _code(), [version_of(package) for package in _PACKAGES]]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -62,10 +62,3 @@ def _code() -> str:
     for path in sorted(path for room in _ROOMS for path in (root / room).rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"

@@ -5,7 +5,6 @@ import inspect
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipeline.convert.engine.pool import Crashed
 from pipeline.convert.engine.progress import Progress
 from pipeline.convert.engine.worker import Outcome, Spent, dropped
 from pipeline.convert.records import Record, Source
+from pipeline.versions import version_of
 
 _PACKAGES = ("numpy", "pillow", "opencv-python-headless", "pydicom", "h5py", "python-gdcm")
 _ROOMS = ("convert", "data", "dicom")  # of the package, whose code decides over pixels and boxes
@@ -32,7 +32,7 @@ class Fingerprint:
     def __init__(self, source: Source, png_level: int) -> None:
         self.raw = source.raw
         base = [type(source).__qualname__, describe(source), png_level]
-        base += [_code(source), [_version(package) for package in _PACKAGES]]
+        base += [_code(source), [version_of(package) for package in _PACKAGES]]
         self._base = json.dumps(base, default=str, sort_keys=True).encode()
 
     def of(self, record: Record) -> str:
@@ -58,13 +58,6 @@ def _code(source: Source) -> str:
     for path in sorted(files):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
 
 
 class Todo:
