@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
     DigitalXRayImageStorageForPresentation,
@@ -78,3 +79,13 @@ def gdcm_transcode(source: Path, target: Path, syntax: UID) -> Path:
     writer.SetFileName(str(target))
     assert writer.Write()
     return target
+
+
+def lut(entries: list[int], first: int = 0, bits: int = 8) -> Sequence:
+    """A sequence of one lookup table (PS3.3 C.11.1.1)."""
+    item = Dataset()
+    item.LUTDescriptor = [len(entries), first, bits]
+    item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
+    item.LUTData = list(entries)
+    item["LUTData"].VR = "US"
+    return Sequence([item])

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from dicom_factory import write
+from dicom_factory import lut, write
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
@@ -15,15 +15,6 @@ FULL = Intensity(0, 100)
 
 def shown(path, intensity=FULL):
     return read_frame(path, intensity).pixels.tolist()
-
-
-def lut(entries, first=0, bits=8):
-    item = Dataset()
-    item.LUTDescriptor = [len(entries), first, bits]
-    item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
-    item.LUTData = list(entries)
-    item["LUTData"].VR = "US"
-    return Sequence([item])
 
 
 def test_linear_window_follows_the_formula_of_the_standard():

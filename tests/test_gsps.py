@@ -3,13 +3,12 @@ import subprocess
 import numpy as np
 import pydicom
 import pytest
+from dicom_factory import lut
 from object_factory import FOUND, MAKER, MARK, ROOT, errors_of, program, source
 from PIL import Image
 from predict_factory import spot
 from pydicom import uid
-from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
-from pydicom.sequence import Sequence
 
 from pipeline.data.intensity import Intensity
 from pipeline.dicom.errors import DicomError
@@ -20,15 +19,6 @@ from pipeline.dicom.write.maker import Findings, Region
 
 RAMP = np.arange(2000, dtype=np.uint16).reshape(40, 50)
 MANY = uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage
-
-
-def lut(entries, first, bits):
-    item = Dataset()
-    item.LUTDescriptor = [len(entries), first, bits]
-    item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
-    item.LUTData = list(entries)
-    item["LUTData"].VR = "US"
-    return Sequence([item])
 
 
 def state_of(folder, pixels=None, frame_number=None, findings=FOUND, **elements):
