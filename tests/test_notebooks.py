@@ -10,8 +10,10 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 1_500_000  # bytes, all together
-# A home or a temporary folder, or the memory address of an object
-OF_A_MACHINE = re.compile(r"(/home/|/root/|/tmp/|/var/|/work/|/Users/|C:\\\\|at 0x[0-9a-f]{6})")
+# A home or temporary folder, any absolute path, or the memory address of an object
+OF_A_MACHINE = re.compile(
+    r"(/home/|/root/|/tmp/|/var/|/Users/|(?<![\w<.])/[A-Za-z][\w.-]*/|C:\\\\|at 0x[0-9a-f]{6})"
+)
 
 
 def test_there_are_four_and_they_are_small():
