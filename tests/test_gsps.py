@@ -1,23 +1,27 @@
+import struct
 import subprocess
 
 import numpy as np
 import pydicom
 import pytest
-from dicom_factory import lut
+from dicom_factory import lut, write
 from object_factory import FOUND, MAKER, MARK, ROOT, errors_of, program, source
 from PIL import Image
-from predict_factory import spot
+from predict_factory import BrightSpots, spot
 from pydicom import uid
-from pydicom.pixels import apply_modality_lut
+from pydicom.pixels import apply_icc_profile, apply_modality_lut
 
 from pipeline.data.intensity import Intensity
-from pipeline.dicom.errors import DicomError
 from pipeline.dicom.lut import windowed
 from pipeline.dicom.pixels import frames
+from pipeline.dicom.pseudonym import Pseudonyms
 from pipeline.dicom.write.gsps import write_presentation_state
 from pipeline.dicom.write.maker import Findings, Region
+from pipeline.predict.options import Objects, Options
+from pipeline.predict.run import predict_folder
 
 RAMP = np.arange(2000, dtype=np.uint16).reshape(40, 50)
+KEY = b"a key of sixteen bytes or more"
 MANY = uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage
 
 
@@ -159,8 +163,106 @@ def test_frames_have_their_own_boxes_and_windows(tmp_path):
     assert windows[2] == windows[3] + 500
 
 
-def test_colour_has_no_grayscale_state(tmp_path):
-    image = source(tmp_path / "image", np.zeros((40, 50, 3), np.uint8))
-    with pytest.raises(DicomError, match="a colour image"):
-        write_presentation_state(tmp_path / "a", image, FOUND, MAKER, Intensity(), {0: None})
-    assert not (tmp_path / "a").exists()
+def ybr_422(pixels):
+    """Grey pixels as YBR_FULL_422: two values of Y, then a shared chroma of zero."""
+    chroma = np.full((pixels.size // 2, 2), 128, np.uint8)
+    return np.hstack([pixels.reshape(-1, 2), chroma]).tobytes()
+
+
+COLOUR = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+PALETTE = {
+    f"{colour}PaletteColorLookupTable{part}": value
+    for colour in ("Red", "Green", "Blue")
+    for part, value in (("Descriptor", [256, 0, 8]), ("Data", bytes(range(255, -1, -1))))
+}
+COLOURS = {
+    "RGB": (COLOUR, {}),
+    "YBR_FULL": (COLOUR, {}),
+    "YBR_FULL_422": (COLOUR, {"PixelData": ybr_422(spot())}),
+    "PALETTE COLOR": (spot(), PALETTE),
+}
+
+
+@pytest.mark.parametrize("photometric", COLOURS)
+def test_every_kind_of_colour_gets_a_colour_state(tmp_path, photometric):
+    pixels, extra = COLOURS[photometric]
+    state, (seen,) = state_of(tmp_path, pixels, PhotometricInterpretation=photometric, **extra)
+    assert state.SOPClassUID == uid.ColorSoftcopyPresentationStateStorage
+    (reference,) = state.ReferencedSeriesSequence[0].ReferencedImageSequence
+    assert reference.ReferencedSOPInstanceUID == ROOT + "1"
+    grey_chain = ("RescaleSlope", "SoftcopyVOILUTSequence", "PresentationLUTShape")
+    assert not [keyword for keyword in grey_chain if keyword in state]
+    # PS3.3 C.11.15.1.1: an input profile of RGB. It leaves the colours as the model saw them.
+    assert (state.ICCProfile[12:20], state.ColorSpace) == (b"scnrRGB ", "SRGB")
+    displayed = apply_icc_profile(seen, state, color_space="sRGB")
+    assert np.abs(displayed.astype(int) - seen).max() <= 1
+    first = (tmp_path / "state.dcm").read_bytes()
+    state_of(tmp_path, pixels, PhotometricInterpretation=photometric, **extra)
+    assert (tmp_path / "state.dcm").read_bytes() == first
+
+
+def test_grey_and_colour_states_draw_the_same(tmp_path):
+    grey, _ = state_of(tmp_path)
+    colour, _ = state_of(tmp_path, COLOUR, PixelSpacing=[2, 1.5])
+    drawn = ("GraphicAnnotationSequence", "GraphicLayerSequence", "SeriesInstanceUID")
+    assert [grey[keyword] for keyword in drawn] == [colour[keyword] for keyword in drawn]
+    assert colour.DisplayedAreaSelectionSequence[0].PresentationPixelSpacing == [2, 1.5]
+
+
+def test_the_profile_does_not_tell_the_time(tmp_path):
+    state, _ = state_of(tmp_path, COLOUR)
+    assert struct.unpack(">6H", state.ICCProfile[24:36]) == (1900, 1, 1, 0, 0, 0)
+
+
+def test_boxes_of_colour_frames_name_their_frame(tmp_path):
+    findings = Findings((Region(2, (1, 2, 3, 4), "glioma", 0.75),))
+    many = uid.MultiFrameTrueColorSecondaryCaptureImageStorage
+    state, _ = state_of(tmp_path, np.stack([COLOUR] * 3), 3, findings, SOPClassUID=many)
+    (annotation,) = state.GraphicAnnotationSequence
+    assert annotation.ReferencedImageSequence[0].ReferencedFrameNumber == 3
+
+
+def colour_folder(folder):
+    """A grey picture, and the same one in true colour and with a palette."""
+    folder.mkdir()
+    named = {"PatientName": "Wintergreen^Ada", "PatientID": "QX4711"}
+    inverse = {"PhotometricInterpretation": "PALETTE COLOR", **PALETTE}
+    pictures = ((spot(), {}), (np.dstack([spot()] * 3), {}), (255 - spot(), inverse))
+    for number, (pixels, extra) in enumerate(pictures):
+        write(folder / f"{number}.dcm", pixels, SOPInstanceUID=f"{ROOT}9{number}", **named, **extra)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("chosen", "patient"),
+    [
+        ({}, ("Anonymous", "")),
+        ({"copy_patient": True}, ("Wintergreen^Ada", "QX4711")),
+        ({"key": KEY}, ("Anonymous", Pseudonyms(KEY).text("patient", "QX4711"))),
+    ],
+    ids=["default", "copied", "pseudonyms"],
+)
+def test_a_run_writes_states_of_both_kinds_alike(tmp_path, chosen, patient):
+    folder = colour_folder(tmp_path / "in")
+    key = chosen.get("key")
+    objects = Objects(gsps=True, copy_patient="copy_patient" in chosen)
+    options = Options(workers=0, objects=objects, key=key)
+    summary = predict_folder(folder, tmp_path / "out", BrightSpots(), options=options)
+    assert summary.counts["dicom_objects"]["gsps"] == 3 and summary.counts["warnings"] == {}
+    instances = [f"{ROOT}9{number}" for number in range(3)]
+    if key:
+        instances = [Pseudonyms(key).uid(instance) for instance in instances]
+    states = {
+        path.name: pydicom.dcmread(path) for path in sorted((tmp_path / "out/gsps").iterdir())
+    }
+    assert list(states) == [f"00000{n}-{i}.dcm" for n, i in enumerate(instances, 1)]
+    colour, grey = (
+        uid.ColorSoftcopyPresentationStateStorage,
+        uid.GrayscaleSoftcopyPresentationStateStorage,
+    )
+    kinds = {}
+    for state in states.values():
+        (reference,) = state.ReferencedSeriesSequence[0].ReferencedImageSequence
+        kinds[reference.ReferencedSOPInstanceUID] = state.SOPClassUID
+        assert (state.PatientName, state.PatientID) == patient
+    assert kinds == dict(zip(instances, (grey, colour, colour), strict=True))

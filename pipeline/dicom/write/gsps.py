@@ -1,18 +1,26 @@
-"""Grayscale Softcopy Presentation State (PS3.3 A.33.1): boxes over an image as the model saw it.
+"""Softcopy Presentation States (PS3.3 A.33): boxes over an image as the model saw it.
 
-The grey-scale chain is the one that prediction used, modality to presentation LUT, so that a
-viewer shows the very picture. A source that is displayed inverted (MONOCHROME1, or Presentation
-LUT Shape INVERSE) gets the shape INVERSE: photometric interpretation plays no part once a
-presentation state is applied (PS3.4 N.2).
+A grey image gets a Grayscale state (A.33.1). Its grey-scale chain is the one that prediction
+used, modality to presentation LUT, so that a viewer shows the very picture. A source that is
+displayed inverted (MONOCHROME1, or Presentation LUT Shape INVERSE) gets the shape INVERSE:
+photometric interpretation plays no part once a presentation state is applied (PS3.4 N.2).
+
+All others get a Color state (A.33.2). PALETTE COLOR is among them: such an image is in colour by
+itself and has no grey scale (PS3.4 N.2.2.1), while a Pseudo-Color state (A.33.3) colours the grey
+scale of a grey image. The mandatory ICC profile is sRGB, which is how prediction and overlays
+take the numbers. A profile of the source is not looked at: it may hold dates and serial numbers.
 """
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from highdicom import VOILUT, ModalityLUTTransformation, PresentationLUTTransformation
 from highdicom.content import ReferencedImageSequence
 from highdicom.pr import (
+    ColorSoftcopyPresentationState,
     GraphicAnnotation,
     GraphicLayer,
     GraphicObject,
@@ -21,6 +29,7 @@ from highdicom.pr import (
     TextObject,
 )
 from numpy.typing import NDArray
+from PIL import ImageCms
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DS
 
@@ -54,41 +63,70 @@ def write_presentation_state(
         The recipe by which the image was read.
     limits : mapping
         Frame (from 0) -> modality values shown as black and white, where the header does not
-        say (see `pipeline.dicom.pixels.Frame`).
+        say (see `pipeline.dicom.pixels.Frame`); not used for colour.
 
     Raises
     ------
     DicomError
-        When the image is in colour, or its frames differ in what one state can say only once.
+        When the frames differ in what one state can say only once.
     """
-    if source.reference.SamplesPerPixel != 1 or "PALETTE" in _photometric(source):
-        raise DicomError(CANNOT_REFER, "a colour image has no grayscale presentation state")
     frames = findings.frames()
-    greys = {frame: grey_scale(source.header, frame, intensity) for frame in frames}
     with silent():
-        state = GrayscaleSoftcopyPresentationState(
-            referenced_images=[source.reference],
-            content_label="DESCRY",
-            content_description=maker.mark,
-            graphic_layers=[_LAYER],
-            graphic_annotations=[_annotation(source, findings, frame) for frame in frames],
-            modality_lut_transformation=_modality(list(greys.values())),
-            voi_lut_transformations=_windows(source, greys, limits),
-            presentation_lut_transformation=PresentationLUTTransformation(
-                "INVERSE" if greys[frames[0]].inverted else "IDENTITY"
-            ),
-            **_arguments(maker, source),
-        )
+        shared = _arguments(source, findings, maker)
+        if source.colour:
+            state = _colour_state(shared)
+        else:
+            greys = {frame: grey_scale(source.header, frame, intensity) for frame in frames}
+            state = _grey_state(source, greys, limits, shared)
         state.Laterality = ""
         _set_shape(state, source, frames[0])
         store(state, path, maker)
 
 
-def _arguments(maker: Maker, source: Source) -> dict:
-    """What all objects share; a presentation state has no Content Date."""
+def _arguments(source: Source, findings: Findings, maker: Maker) -> dict[str, Any]:
+    """What all presentation states share; they have no Content Date."""
     shared = new_object(maker, source.reference, "gsps", source.number)
     del shared["content_date"], shared["content_time"]
-    return shared
+    return shared | {
+        "referenced_images": [source.reference],
+        "content_label": "DESCRY",
+        "content_description": maker.mark,
+        "graphic_layers": [_LAYER],
+        "graphic_annotations": [
+            _annotation(source, findings, frame) for frame in findings.frames()
+        ],
+    }
+
+
+def _colour_state(shared: dict[str, Any]) -> Dataset:
+    state = ColorSoftcopyPresentationState(icc_profile=_srgb(), **shared)
+    state.ColorSpace = "SRGB"
+    return state
+
+
+def _srgb() -> bytes:
+    """An sRGB profile of the class of input devices (PS3.3 C.11.15.1.1), always the same bytes.
+
+    Pillow's is of the class of displays, whose profiles have the same tags, and bears the time.
+    """
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[12:16] = b"scnr"  # places in the header: ICC.1, 7.2
+    profile[24:36] = struct.pack(">6H", 1900, 1, 1, 0, 0, 0)
+    return bytes(profile)
+
+
+def _grey_state(
+    source: Source, greys: Mapping[int, GreyScale], limits: Limits, shared: dict[str, Any]
+) -> Dataset:
+    first = next(iter(greys.values()))
+    return GrayscaleSoftcopyPresentationState(
+        modality_lut_transformation=_modality(list(greys.values())),
+        voi_lut_transformations=_windows(source, greys, limits),
+        presentation_lut_transformation=PresentationLUTTransformation(
+            "INVERSE" if first.inverted else "IDENTITY"
+        ),
+        **shared,
+    )
 
 
 def _set_shape(state: Dataset, source: Source, frame: int) -> None:
@@ -99,10 +137,6 @@ def _set_shape(state: Dataset, source: Source, frame: int) -> None:
         lengths = (found.row, found.column)
         area.PresentationPixelSpacing = [DS(length, auto_format=True) for length in lengths]
         del area.PresentationPixelAspectRatio
-
-
-def _photometric(source: Source) -> str:
-    return source.header.text("PhotometricInterpretation").upper()
 
 
 def _annotation(source: Source, findings: Findings, frame: int) -> GraphicAnnotation:

@@ -72,6 +72,11 @@ class Source:
         return number if 1 <= number <= _MAX_NUMBER else 1
 
     @property
+    def colour(self) -> bool:
+        """Whether it is shown in colour, with or without a palette."""
+        return bool(self.reference.SamplesPerPixel == 3)
+
+    @property
     def multi_frame(self) -> bool:
         """Whether frames have to be named."""
         return self.header.frame_count > 1
@@ -106,7 +111,9 @@ def describe(header: Header, *, copy_patient: bool, pseudonyms: Pseudonyms | Non
         original = _uid(header, keyword)
         setattr(reference, keyword, pseudonyms.uid(original) if pseudonyms else original)
     reference.Rows, reference.Columns = header.number("Rows"), header.number("Columns")
-    reference.SamplesPerPixel = header.number("SamplesPerPixel", 1)
+    palette = header.text("PhotometricInterpretation") == "PALETTE COLOR"
+    # As shown, not as stored: by this number highdicom knows colour.
+    reference.SamplesPerPixel = 3 if palette else header.number("SamplesPerPixel", 1)
     if header.frame_count > 1:
         reference.NumberOfFrames = header.frame_count
     for keyword in _OF_PATIENT:
