@@ -42,7 +42,9 @@ class Workspace:
     def resume(self, identity: Mapping[str, Any], chunk: int, total: int) -> int:
         """Number of files that a stopped run has finished: whole chunks, or all `total`.
 
-        Journals of another model, other options or other files are thrown away.
+        Journals of another model, other options or other files are thrown away. What was written
+        for files that are not finished goes as well: a decoder that hangs now and did not then
+        gives a file another end.
         """
         if self._read(self._identity) != json.loads(json.dumps(identity)):
             self._journal.unlink(missing_ok=True)
@@ -50,6 +52,12 @@ class Workspace:
                 shutil.rmtree(self.partial / name, ignore_errors=True)
             write_json(self._identity, identity)
         self.overlays.mkdir(exist_ok=True)
+        done = self._finished(chunk, total)
+        self._remove_beyond(done)
+        return done
+
+    def _finished(self, chunk: int, total: int) -> int:
+        """Cut the journal after the last whole chunk; return how many files it has then."""
         if not self._journal.exists():
             return 0
         ends = [0]
@@ -61,6 +69,19 @@ class Workspace:
         done = lines if lines == total else lines // chunk * chunk
         os.truncate(self._journal, ends[done])
         return done
+
+    def _remove_beyond(self, done: int) -> None:
+        """Remove all but what belongs to the first `done` files, which is named by their numbers.
+
+        Also what a kill left of files that were being written (see `replacing`).
+        """
+        for name in GROWING:
+            for path in (self.partial / name).rglob("*"):
+                number = path.name.partition("-")[0]
+                if path.is_file() and not (number.isdecimal() and int(number) <= done):
+                    path.unlink()
+        for path in self.partial.glob(".*.tmp"):
+            path.unlink()
 
     def commit(self, results: Iterable[FileResult]) -> None:
         """Append a chunk of finished files; it is on the disk when this returns."""
