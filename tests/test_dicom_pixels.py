@@ -184,7 +184,9 @@ def test_palette_of_8_and_16_bits(tmp_path):
         assert rgb.tolist() == [[[0, 1, 2], [10, 11, 12]], [[20, 21, 22], [200, 201, 202]]]
 
 
-@pytest.mark.parametrize("syntax", [None, uid.RLELossless, uid.JPEGLSLossless])
+@pytest.mark.parametrize(
+    "syntax", [None, uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless]
+)
 def test_frames_come_one_at_a_time_and_in_order(tmp_path, syntax):
     stack = RNG.integers(0, 16, (5, 40, 44), dtype=np.uint8)
     path = save(image_dataset(stack, 5), tmp_path / "a", syntax or uid.ExplicitVRLittleEndian)
