@@ -3,7 +3,14 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.data.intensity import Intensity, histogram, look_up, tail_limits, to_uint8
+from pipeline.data.intensity import (
+    Intensity,
+    every_value,
+    histogram,
+    look_up,
+    tail_limits,
+    to_uint8,
+)
 from pipeline.errors import DescryError
 
 
@@ -14,7 +21,8 @@ def test_uint8_is_returned_as_the_same_object():
 
 def test_percentiles_are_order_statistics_counted_from_both_ends():
     # 200 pixels 0..199: 0.5 % of 200 is 1 pixel cut at each end -> limits 1 and 198.
-    values, counts = histogram(np.arange(200, dtype=np.uint16))
+    pixels = np.arange(200, dtype=np.uint16)
+    values, counts = every_value(pixels.dtype), histogram(pixels)
     assert tail_limits(values, counts, Intensity()) == (1.0, 198.0)
     assert tail_limits(values, counts, Intensity(0, 100)) == (0.0, 199.0)
 
@@ -55,7 +63,7 @@ def test_colour_is_scaled_jointly():
 
 def test_look_up_follows_bit_patterns_of_signed_values():
     pixels = np.array([-2, -1, 0, 1], dtype=np.int8)
-    values, _ = histogram(pixels)
+    values = every_value(pixels.dtype)
     np.testing.assert_array_equal(values[look_up(np.arange(256, dtype=np.uint8), pixels)], pixels)
 
 

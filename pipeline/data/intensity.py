@@ -101,30 +101,29 @@ def to_uint8(pixels: np.ndarray, intensity: Intensity) -> NDArray[np.uint8]:
         distinct, counts = np.unique(values, return_counts=True)
         low, high = tail_limits(distinct, counts, intensity)
         return quantise(scale(values, low, high))
-    stored, counts = histogram(pixels)
-    low, high = tail_limits(stored, counts, intensity)
+    stored = every_value(pixels.dtype)
+    low, high = tail_limits(stored, histogram(pixels), intensity)
     return look_up(quantise(scale(stored.astype(np.float64), low, high)), pixels)
 
 
-def histogram(pixels: np.ndarray) -> tuple[np.ndarray, NDArray[np.int64]]:
-    """Count every value that an 8- or 16-bit integer type can hold.
+def every_value(kind: np.dtype) -> np.ndarray:
+    """All values of an 8- or 16-bit integer type, (256,) or (65536,).
 
-    Returns
-    -------
-    values : array (256,) or (65536,)
-        All values of the type, in the order of their bit patterns read as unsigned numbers:
-        the order that `look_up` expects of a table.
-    counts : array of int64, of the same length
+    They are in the order of their bit patterns read as unsigned numbers, which is the order of
+    `histogram` and the one that `look_up` expects of a table.
     """
+    return np.arange(256**kind.itemsize, dtype=f"u{kind.itemsize}").view(kind)
+
+
+def histogram(pixels: np.ndarray) -> NDArray[np.int64]:
+    """How often each of `every_value` occurs, (256,) or (65536,)."""
     bits = pixels.view(f"u{pixels.dtype.itemsize}")
-    size = 256**pixels.dtype.itemsize
-    values = np.arange(size, dtype=bits.dtype).view(pixels.dtype)
-    return values, np.bincount(bits.ravel(), minlength=size)
+    return np.bincount(bits.ravel(), minlength=256**pixels.dtype.itemsize)
 
 
 def look_up(table: NDArray[np.uint8], pixels: np.ndarray) -> NDArray[np.uint8]:
-    """Replace every pixel by the entry of `table` at its bit pattern (see `histogram`)."""
-    return table[pixels.view(f"u{pixels.dtype.itemsize}")]
+    """Replace every pixel by the entry of `table` at its bit pattern (see `every_value`)."""
+    return table.take(pixels.view(f"u{pixels.dtype.itemsize}"))
 
 
 def tail_limits(

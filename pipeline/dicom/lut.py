@@ -9,7 +9,7 @@ demands both together (C.8.11.3.1.2). They are two ways to state one fact: eithe
 both together invert once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,7 @@ def functional_group(dataset: Dataset, index: int, keyword: str) -> Dataset | No
 def display_range(
     grey: GreyScale,
     stored: np.ndarray,
-    counts: NDArray[np.int64],
+    counted: Callable[[], NDArray[np.int64]],
     bits_stored: int,
     signed: bool,
     intensity: Intensity,
@@ -113,8 +113,8 @@ def display_range(
     grey : GreyScale
     stored : array (n,)
         Every value that may occur, in any order.
-    counts : array of int64 (n,)
-        How often each occurs in the frame; used for percentiles only.
+    counted : callable
+        Counts how often each occurs in the frame, int64 (n,); asked for percentiles only.
     bits_stored : int
         Where it is 8 or less (or a modality LUT of that depth applies), the full range of the
         type is displayed, else the percentiles of `intensity`.
@@ -124,7 +124,7 @@ def display_range(
     depth = grey.modality.bits if grey.modality else bits_stored
     if depth <= 8:
         return _full_range(grey, depth, signed)
-    counts = np.where(_padded(grey, stored), 0, counts)
+    counts = np.where(_padded(grey, stored), 0, counted())
     return tail_limits(_modality(grey, stored), counts, intensity)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut
 
-from pipeline.data.intensity import Intensity, histogram, look_up, to_uint8
+from pipeline.data.intensity import Intensity, every_value, histogram, look_up, to_uint8
 from pipeline.dicom.errors import DicomError, quiet
 from pipeline.dicom.header import Header, Source, pixel_stream, read_header
 from pipeline.dicom.lut import GreyScale, apply, display_range, grey_scale
@@ -105,16 +105,14 @@ def _grey(
 ) -> tuple[NDArray[np.uint8], tuple[float, float] | None]:
     """Display values and the range that is displayed (see `display_range`)."""
     bits, signed = layout.bits_stored, layout.pixel_representation == 1
-    if pixels.dtype == np.uint8 and bits == 8 and _is_identity(grey):
-        stored, counts = np.arange(256), np.zeros(256, dtype=np.int64)
-        limits = display_range(grey, stored, counts, bits, signed, intensity)
-        return (~pixels if grey.inverted else pixels), limits
     if pixels.dtype.itemsize > 2:
         stored, places, counts = np.unique(pixels, return_inverse=True, return_counts=True)
-        limits = display_range(grey, stored, counts, bits, signed, intensity)
+        limits = display_range(grey, stored, lambda: counts, bits, signed, intensity)
         return apply(grey, stored, limits)[places], limits
-    stored, counts = histogram(pixels)
-    limits = display_range(grey, stored, counts, bits, signed, intensity)
+    stored = every_value(pixels.dtype)
+    limits = display_range(grey, stored, lambda: histogram(pixels), bits, signed, intensity)
+    if pixels.dtype == np.uint8 and bits == 8 and _is_identity(grey):
+        return (~pixels if grey.inverted else pixels), limits
     return look_up(apply(grey, stored, limits), pixels), limits
 
 
