@@ -6,6 +6,7 @@ import re
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ class Model:
 
     categories = ((1, "mass"), (2, "nodule"))
     intensity, trained_on, score_threshold = Intensity(), "toy", 0.4
-    meta = SimpleNamespace(get=lambda key, default: "highest F1 on the validation split")
+    meta: ClassVar[dict] = {"score_threshold_source": "highest F1 on the validation split"}
 
     def __init__(self, data: Path) -> None:
         self.truth = load_coco(data / "annotations/test.json")["annotations"]
@@ -134,6 +135,8 @@ def test_details_say_everything_and_where_it_comes_from(evaluated):
     assert details["operating_point"] == {
         "threshold": 0.4,
         "source": "highest F1 on the validation split",
+        "by_class": {},
+        "sources": {},
     }
     # One hit (image 1), a shift (IoU 18/42), a wrong class, two false alarms; image 3 is missed.
     point = details["at_operating_point"]

@@ -213,6 +213,6 @@ def test_operating_point_is_the_best_f1(tmp_path):
         found(2, 1, [100, 10, 20, 20], 0.1),
     ]
     # F1 after each: 2*1/(1+3)=.5, 2*2/(2+3)=.8, 4/6=.67, 6/7=.857, 6/8=.75
-    threshold, words = operating_point(tmp_path / "val.json", results)
-    assert threshold == 0.2 and "0.857" in words and "3 objects" in words
-    assert operating_point(tmp_path / "val.json", [])[1].startswith("default")
+    point = operating_point(tmp_path / "val.json", results)
+    assert point.threshold == 0.2 and "0.857" in point.source and "3 objects" in point.source
+    assert operating_point(tmp_path / "val.json", []).source.startswith("default")

@@ -8,10 +8,12 @@ from typing import Any
 from pipeline.atomic import write_csv, write_json
 from pipeline.data.coco import load_coco
 from pipeline.errors import DescryError
+from pipeline.evaluate.figures import limits_of
 from pipeline.evaluate.foreign import read_found
 from pipeline.evaluate.intervals import DEFAULT, Resampling, Units, compare
 from pipeline.evaluate.matching import match
 from pipeline.evaluate.tables import Truth
+from pipeline.models.thresholds import OperatingPoint
 
 COLUMNS = ("figure", "a", "b", "difference", "low", "high", "p")
 
@@ -34,8 +36,9 @@ def compare_runs(truth: Path, a: Path, b: Path, how: Resampling = DEFAULT) -> di
     """
     coco = load_coco(truth)
     now = hashlib.sha256(truth.read_bytes()).hexdigest()
-    thresholds = (_threshold(a, truth, now), _threshold(b, truth, now))
+    points = [_operating_point(run, truth, now) for run in (a, b)]
     packed, units = Truth.of(coco), Units.of(coco["images"])
+    limits = (limits_of(points[0], packed), limits_of(points[1], packed))
     one, two = (match(packed, read_found(_results(run), coco)) for run in (a, b))
     return {
         "ground_truth": {
@@ -49,8 +52,9 @@ def compare_runs(truth: Path, a: Path, b: Path, how: Resampling = DEFAULT) -> di
         "permutations": how.resamples,
         "level": how.level,
         "seed": how.seed,
-        "thresholds": list(thresholds),
-        "figures": compare((one, two), thresholds, units, how),
+        "thresholds": [point.threshold if point else None for point in points],
+        "class_thresholds": [dict(point.by_class) if point else {} for point in points],
+        "figures": compare((one, two), limits, units, how),
     }
 
 
@@ -58,7 +62,7 @@ def _results(run: Path) -> Path:
     return run / "predictions.json" if run.is_dir() else run
 
 
-def _threshold(run: Path, truth: Path, now: str) -> float | None:
+def _operating_point(run: Path, truth: Path, now: str) -> OperatingPoint | None:
     """Operating point of an evaluated folder, whose ground truth must be this one."""
     if not run.is_dir():
         return None
@@ -68,7 +72,8 @@ def _threshold(run: Path, truth: Path, now: str) -> float | None:
             f"{run} was evaluated on another ground truth than {truth}: evaluate both runs on "
             "the same test split"
         )
-    return details["operating_point"]["threshold"]
+    point = details["operating_point"]
+    return None if point["threshold"] is None else OperatingPoint(**point)
 
 
 def _details(run: Path) -> dict[str, Any]:

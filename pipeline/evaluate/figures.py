@@ -1,7 +1,6 @@
 """Everything that is known of one set of detections, each part computed once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,12 @@ from pipeline.evaluate.matching import Matches, above, match
 from pipeline.evaluate.metrics import CocoScore, rounded
 from pipeline.evaluate.resample import Weighted
 from pipeline.evaluate.tables import Found, Truth
+from pipeline.models.thresholds import OperatingPoint
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """Operating point: the threshold (None: there is none) and in words where it comes from."""
-
-    threshold: float | None
-    source: str
+def limits_of(point: OperatingPoint | None, truth: Truth) -> np.ndarray | None:
+    """The lowest score of each class that counts, (K,)."""
+    return None if point is None else np.array(list(point.lowest(truth.categories).values()))
 
 
 class Evaluation:
@@ -37,13 +34,15 @@ class Evaluation:
     coco : mapping
         Its content.
     found : Found
-    point : Point
+    point : OperatingPoint or None
     how : Resampling
 
     Attributes
     ----------
     matches : Matches
         Of all detections, at all IoU thresholds and area ranges.
+    limits : array (K,) or None
+        The lowest score of each class that counts at the operating point.
     score : CocoScore
     units : Units
     """
@@ -54,13 +53,14 @@ class Evaluation:
         path: Path,
         coco: Mapping[str, Any],
         found: Found,
-        point: Point,
+        point: OperatingPoint | None,
         how: Resampling,
     ) -> None:
         self.name, self.path, self.point, self.how = name, path, point, how
         self.images: Sequence[Mapping[str, Any]] = coco["images"]
         self.matches = match(Truth.of(coco), found)
         self.score = CocoScore(self.matches)
+        self.limits = limits_of(point, self.matches.truth)
         self.units = Units.of(self.images)
 
     @cached_property
@@ -76,8 +76,7 @@ class Evaluation:
     @cached_property
     def at_point(self) -> Matches | None:
         """The detections at the operating point, matched."""
-        threshold = self.point.threshold
-        return None if threshold is None else above(self.matches, threshold)
+        return None if self.limits is None else above(self.matches, self.limits)
 
     @cached_property
     def errors(self) -> Errors | None:
@@ -98,10 +97,10 @@ class Evaluation:
     def flat(self) -> dict[str, Any]:
         """The figures that experiments are compared by."""
         ones = np.ones(self.matches.truth.images, dtype=np.int64)
-        others = Weighted([self.matches], [self.point.threshold]).figures(ones, ones)
+        others = Weighted([self.matches], [self.limits]).figures(ones, ones)
         figures = self.score.summary()
         figures |= {name: rounded(v) for name, v in others.items() if name not in figures}
         figures["froc_score"] = self.froc.score() if self.froc else None
         figures["ece"] = self.calibration[1]
-        figures["score_threshold"] = self.point.threshold
+        figures["score_threshold"] = self.point.threshold if self.point else None
         return figures

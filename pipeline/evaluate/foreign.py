@@ -12,16 +12,12 @@ from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
 from pipeline.data.results import iterate_results
 from pipeline.errors import DescryError
-from pipeline.evaluate.figures import Evaluation, Point
+from pipeline.evaluate.figures import Evaluation
 from pipeline.evaluate.gallery import draw_gallery
 from pipeline.evaluate.intervals import Resampling
-from pipeline.evaluate.outputs import (
-    NO_THRESHOLD,
-    write_details,
-    write_metrics,
-    write_tables,
-)
+from pipeline.evaluate.outputs import write_details, write_metrics, write_tables
 from pipeline.evaluate.tables import Found, Truth
+from pipeline.models.thresholds import OperatingPoint
 
 log = logging.getLogger(__name__)
 FEW = 5  # detections, too few to tell xyxy from xywh by
@@ -52,8 +48,8 @@ def evaluate_files(
     if threshold is not None and not 0 <= threshold <= 1:
         raise DescryError(f"--threshold {threshold}: must be a score from 0 to 1")
     found = read_found(predictions, coco)
-    given = "given with --threshold" if threshold is not None else NO_THRESHOLD
-    point = Point(threshold, given)
+    given = "given with --threshold"
+    point = None if threshold is None else OperatingPoint(threshold, given)
     evaluation = Evaluation(ground_truth.stem, ground_truth, coco, found, point, how)
     missing = {} if images else {"gallery": "no images: give --images, their folder"}
     write_tables(evaluation, out)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluate.matching import Matches
+from pipeline.evaluate.matching import Limit, Matches
 from pipeline.evaluate.metrics import rounded
 from pipeline.evaluate.resample import FIGURES, Weighted
 
@@ -76,10 +76,10 @@ def _unit(image: Mapping[str, Any]) -> str:
 
 
 def intervals(
-    matches: Matches, threshold: float | None, units: Units, how: Resampling
+    matches: Matches, limit: Limit | None, units: Units, how: Resampling
 ) -> dict[str, list[float | None] | None]:
     """Percentile bootstrap interval of each of `FIGURES`; None where it has none."""
-    weighted = Weighted([matches], [threshold])
+    weighted = Weighted([matches], [limit])
     drawn = [list(weighted.figures(w, w).values()) for w in _draws(units, how)]
     ones = np.ones(len(units.of_image), dtype=np.int64)
     found = weighted.figures(ones, ones)
@@ -109,7 +109,7 @@ def _interval(values: np.ndarray, level: float) -> list[float | None] | None:
 
 def compare(
     runs: tuple[Matches, Matches],
-    thresholds: tuple[float | None, float | None],
+    limits: tuple[Limit | None, Limit | None],
     units: Units,
     how: Resampling,
 ) -> dict[str, dict[str, float | None]]:
@@ -121,7 +121,7 @@ def compare(
     large a difference chance makes; p is the share of swaps with a difference at least as large
     (two-sided, (1 + count) / (1 + swaps)).
     """
-    weighted = Weighted(runs, thresholds)
+    weighted = Weighted(runs, limits)
     ones = np.ones(len(units.of_image), dtype=np.int64)
     none = np.zeros_like(ones)
     a, b = _both(weighted, ones, none, ones)

@@ -24,6 +24,7 @@ AREAS = {  # square pixels, both ends inside, as COCO has it
 }
 MISS, HIT, IGNORED = 0, 1, 2  # what became of a detection
 AT_ONCE = 200_000  # detections matched together; bounds the memory
+Limit = float | np.ndarray  # the lowest score that counts, of all classes or (K,) of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,18 @@ def match(
     return matching.result
 
 
-def above(matches: Matches, threshold: float) -> Matches:
-    """The matching at IoU 0.5 of the detections with at least a score.
+def reaching(matches: Matches, limit: Limit) -> np.ndarray:
+    """Whether each detection has the lowest score of its class, (d,), bool."""
+    lowest = np.broadcast_to(limit, matches.truth.classes)
+    return matches.found.score >= lowest[matches.found.label]
+
+
+def above(matches: Matches, limit: Limit) -> Matches:
+    """The matching at IoU 0.5 of the detections with at least the lowest score of their class.
 
     Nothing but the others falls away, because detections with lower scores choose later.
     """
-    found = matches.found.where(matches.found.score >= threshold)
+    found = matches.found.where(reaching(matches, limit))
     return match(matches.truth, found, THRESHOLDS[:1], {"all": AREAS["all"]})
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.coco import load_coco
+from pipeline.data.results import SCORE_DECIMALS
 from pipeline.evaluate.average import LIMITS, RECALLS, Averages, accumulate, ranking
 from pipeline.evaluate.matching import AREAS, HIT, IGNORED, THRESHOLDS, Matches, match
 from pipeline.evaluate.tables import MAX_DETECTIONS, Found, Truth
+from pipeline.models.thresholds import OperatingPoint
 
 # Name, and how it is read: (AP or AR, IoU or None for the mean of all, area, detections)
 SUMMARY: dict[str, tuple[str, float | None, str, int]] = {
@@ -34,6 +36,11 @@ SUMMARY: dict[str, tuple[str, float | None, str, int]] = {
 }
 DECIMALS = 6
 BY_CLASS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100")
+# Objects of a class on the validation split, below which it keeps the threshold of all classes.
+# Our choice: one object of 20 moves the sensitivity by 0.05; with fewer, which score has the
+# highest F1 is mostly the luck of single boxes.
+LEAST_OBJECTS = 20
+_HIGHEST_F1 = "highest F1 at IoU 0.5 on the validation split"
 
 
 def rounded(value: float | None) -> float | None:
@@ -125,26 +132,50 @@ def self_test(coco: Mapping[str, Any]) -> float | None:
     return CocoScore.between(coco, perfect, max(MAX_DETECTIONS, most)).value("AP")
 
 
-def operating_point(path: Path, results: Sequence[dict]) -> tuple[float, str]:
-    """The score threshold with the highest F1 at IoU 0.5 over all classes of a validation split.
+def operating_point(path: Path, results: Sequence[dict]) -> OperatingPoint:
+    """The score thresholds with the highest F1 at IoU 0.5 on a validation split.
 
-    Returns
-    -------
-    (float, str)
-        The threshold, and in words where it comes from.
+    One over all classes together and one for each class, from the same matching. Of equal F1 the
+    highest threshold is taken, which shows the fewest boxes. A class with fewer objects than
+    `LEAST_OBJECTS`, or of which none was found, keeps the threshold of all classes.
     """
     matches = CocoScore.of(path, results).matches
-    objects = int((~matches.truth.crowd).sum())
-    thresholds, hits, misses = by_threshold(matches)
-    if objects == 0 or not len(thresholds):
-        return (
-            0.3,
-            "default: the validation split gives no detections or has no objects to choose by",
-        )
+    truth = matches.truth
+    objects = np.bincount(truth.label[~truth.crowd], minlength=truth.classes).tolist()
+    total = sum(objects)
+    if total == 0 or not (matches.status[0, 0] != IGNORED).any():
+        threshold = 0.3
+        text = "default: the validation split gives no detections or has no objects to choose by"
+    else:
+        threshold, f1 = _highest_f1(matches, None, total)
+        text = f"{_HIGHEST_F1} ({f1:.3f}, {total} objects)"
+    by_class, sources = {}, {}
+    for k, (_, name) in enumerate(truth.categories):
+        score, source = threshold, text
+        if truth.classes > 1:
+            score, source = _of_class(matches, k, objects[k], threshold)
+        by_class[name] = score
+        sources[name] = {"objects": objects[k], "source": source}
+    return OperatingPoint(threshold, text, by_class, sources)
+
+
+def _of_class(matches: Matches, label: int, objects: int, common: float) -> tuple[float, str]:
+    """A class's own threshold, or the common one and why."""
+    kept = "that of all classes together: the validation split has"
+    if objects < LEAST_OBJECTS:
+        return common, f"{kept} {objects} of the {LEAST_OBJECTS} objects of this class it takes"
+    if not (matches.status[0, 0][matches.found.label == label] == HIT).any():
+        return common, f"{kept} {objects} objects of this class, and none was found"
+    threshold, f1 = _highest_f1(matches, label, objects)
+    return threshold, f"{_HIGHEST_F1} ({f1:.3f}, {objects} objects)"
+
+
+def _highest_f1(matches: Matches, label: int | None, objects: int) -> tuple[float, float]:
+    """The threshold with the highest F1, of equal ones the highest, and its F1."""
+    thresholds, hits, misses = by_threshold(matches, label)
     f1 = 2 * hits / (hits + misses + objects)
-    best = int(np.argmax(f1))
-    text = f"highest F1 at IoU 0.5 on the validation split ({f1[best]:.3f}, {objects} objects)"
-    return round(float(thresholds[best]), 5), text
+    best = int(np.argmax(f1))  # the first of equal ones, and thresholds descend
+    return round(float(thresholds[best]), SCORE_DECIMALS), float(f1[best])
 
 
 def by_threshold(

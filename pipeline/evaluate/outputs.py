@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.evaluate.figures import Evaluation
 from pipeline.evaluate.intervals import intervals
 from pipeline.evaluate.metrics import by_threshold
 from pipeline.evaluate.subgroups import subgroups
+from pipeline.models.thresholds import OperatingPoint
 
 NO_THRESHOLD = "no operating point: give --threshold, a score chosen on other images than these"
 EMPTY = {  # headers of the tables that may have no rows
@@ -57,7 +59,7 @@ def tables(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
         "froc.csv": evaluation.froc.rows() if evaluation.froc else [],
         "roc.csv": curves.image_roc(matches),
         "calibration.csv": evaluation.calibration[0],
-        "subgroups.csv": subgroups(evaluation.score, evaluation.images, evaluation.point.threshold),
+        "subgroups.csv": subgroups(evaluation.score, evaluation.images, evaluation.limits),
     }
 
 
@@ -79,11 +81,11 @@ def _last(running: np.ndarray) -> int:
 
 def details(evaluation: Evaluation) -> dict[str, Any]:
     """Everything that is a single number, and where it comes from."""
-    froc, point = evaluation.froc, evaluation.point
+    froc = evaluation.froc
     rows, error = evaluation.calibration
     return {
         "ground_truth": _ground_truth(evaluation),
-        "operating_point": {"threshold": point.threshold, "source": point.source},
+        "operating_point": _operating_point(evaluation.point),
         "figures": evaluation.flat,
         "at_operating_point": _at_operating_point(evaluation),
         "image_level": _image_level(evaluation),
@@ -115,6 +117,12 @@ def _ground_truth(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _operating_point(point: OperatingPoint | None) -> dict[str, Any]:
+    if point is None:
+        return {"threshold": None, "source": NO_THRESHOLD, "by_class": {}, "sources": {}}
+    return asdict(point)
+
+
 def _at_operating_point(evaluation: Evaluation) -> dict[str, Any]:
     names = ("true_positives", "false_positives", "missed", "f1")
     numbers: dict[str, Any] = dict.fromkeys(names)
@@ -142,7 +150,7 @@ def _intervals(evaluation: Evaluation) -> dict[str, Any]:
         "seed": how.seed,
         "unit": units.name,
         "units": units.count,
-        "figures": intervals(evaluation.matches, evaluation.point.threshold, units, how),
+        "figures": intervals(evaluation.matches, evaluation.limits, units, how),
     }
 
 
@@ -163,7 +171,7 @@ def _errors(evaluation: Evaluation) -> dict[str, Any]:
 def not_available(evaluation: Evaluation) -> dict[str, str]:
     """Why something is empty."""
     reasons = {}
-    if evaluation.point.threshold is None:
+    if evaluation.point is None:
         reasons = dict.fromkeys(("confusion.csv", "gallery", "at_operating_point"), NO_THRESHOLD)
     positive = evaluation.positive
     if positive.all() or not positive.any():

@@ -12,17 +12,26 @@ from pipeline.data.draw import COLOURS, draw_boxes, side_by_side
 from pipeline.data.index import CocoIndex
 from pipeline.data.pixels import load_pixels
 from pipeline.models.saved import SavedModel
+from pipeline.models.thresholds import OperatingPoint
 
 SIDE = 640  # px, the longer side of one drawn image
 
 
 def draw_pictures(
-    index: CocoIndex, results: Sequence[dict], model: SavedModel, out: Path, count: int
+    index: CocoIndex,
+    results: Sequence[dict],
+    model: SavedModel,
+    point: OperatingPoint,
+    out: Path,
+    count: int,
 ) -> None:
     """Write ``<out>/<image id>.png`` for up to `count` images, those with objects first.
 
-    Detections above the model's operating point are drawn with their scores.
+    Detections from the operating point of their class on are drawn with their scores.
     """
+    lowest = point.lowest(index.categories)
+    low, high = min(lowest.values()), max(lowest.values())
+    span = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}, by class"
     by_objects = sorted(range(len(index)), key=lambda i: (len(index.objects(i)[0]) == 0, i))
     out.mkdir(parents=True, exist_ok=True)
     for i in sorted(by_objects[:count]):
@@ -30,16 +39,18 @@ def draw_pictures(
         mine = [
             row
             for row in results
-            if row["image_id"] == image_id and row["score"] >= model.score_threshold
+            if row["image_id"] == image_id and row["score"] >= lowest[row["category_id"]]
         ]
-        page = _picture(index, i, mine, model)
+        page = _picture(index, i, mine, model, f"prediction, score >= {span}")
         stream = io.BytesIO()
         page.save(stream, "PNG")
         with replacing(out / f"{image_id:06d}.png", "wb") as file:
             file.write(stream.getvalue())
 
 
-def _picture(index: CocoIndex, i: int, found: Sequence[dict], model: SavedModel) -> Image.Image:
+def _picture(
+    index: CocoIndex, i: int, found: Sequence[dict], model: SavedModel, title: str
+) -> Image.Image:
     pixels = load_pixels(index, i, model.intensity)
     scale = SIDE / max(pixels.shape[:2])
     size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
@@ -54,7 +65,6 @@ def _picture(index: CocoIndex, i: int, found: Sequence[dict], model: SavedModel)
     scores = (f"{row['score']:.2f}" for row in found)
     texts = [f"{names[k]} {score}".strip() for k, score in zip(classes, scores, strict=True)]
     predicted = draw_boxes(canvas, xyxy, texts, _colours(classes))
-    title = f"prediction, score >= {model.score_threshold:.2f}"
     objects = "1 object" if len(boxes) == 1 else f"{len(boxes)} objects"
     return side_by_side(truth, predicted, (f"ground truth, {objects}", title))
 

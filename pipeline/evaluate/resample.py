@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.evaluate.average import at_recalls, ranking
 from pipeline.evaluate.curves import image_scores
-from pipeline.evaluate.matching import HIT, IGNORED, Matches
+from pipeline.evaluate.matching import HIT, IGNORED, Limit, Matches, reaching
 
 FIGURES = (
     "AP",
@@ -47,11 +47,11 @@ class Weighted:
     ----------
     runs : sequence of Matches
         One run, or two to be compared; with the same `Truth`.
-    thresholds : sequence
+    limits : sequence
         Operating point of each run; None leaves out the figures that need one.
     """
 
-    def __init__(self, runs: Sequence[Matches], thresholds: Sequence[float | None]) -> None:
+    def __init__(self, runs: Sequence[Matches], limits: Sequence[Limit | None]) -> None:
         self.truth = runs[0].truth
         self.images = self.truth.images
         found = [run.found for run in runs]
@@ -69,10 +69,13 @@ class Weighted:
             self._class(places, status, ranking(score, label == k), k)
             for k in range(self.truth.classes)
         ]
-        limit = np.array([np.inf if t is None else t for t in thresholds])
-        self.has_point = all(t is not None for t in thresholds)
-        self._pool(places, status[0], score, score >= limit[source])
-        self._rate_images(runs, limit)
+        self.has_point = all(limit is not None for limit in limits)
+        above = [
+            np.zeros(len(run.found), dtype=bool) if limit is None else reaching(run, limit)
+            for run, limit in zip(runs, limits, strict=True)
+        ]
+        self._pool(places, status[0], score, np.concatenate(above)[order])
+        self._rate_images(runs, above)
 
     def _class(
         self, places: np.ndarray, status: np.ndarray, rows: np.ndarray, label: int
@@ -94,8 +97,8 @@ class Weighted:
         self._last = np.flatnonzero(last)
         self._objects = self.truth.image[~self.truth.crowd]
 
-    def _rate_images(self, runs: Sequence[Matches], limit: np.ndarray) -> None:
-        """Images of all runs by ascending score."""
+    def _rate_images(self, runs: Sequence[Matches], above: Sequence[np.ndarray]) -> None:
+        """Images of all runs by ascending score, and whether any detection of theirs counts."""
         scores, positive = zip(*(image_scores(run) for run in runs), strict=True)
         score, holds = np.concatenate(scores), np.concatenate(positive)
         self._order = np.argsort(score, kind="stable")
@@ -103,7 +106,10 @@ class Weighted:
         first = np.append(True, ranked[1:] != ranked[:-1]) if len(ranked) else np.zeros(0, bool)
         self._first = np.flatnonzero(first)
         self._holds = holds[self._order]
-        self._called = (score >= np.repeat(limit, self.images))[self._order]
+        called = np.zeros((len(runs), self.images), dtype=bool)
+        for r, (run, counts) in enumerate(zip(runs, above, strict=True)):
+            called[r, run.found.image[counts]] = True
+        self._called = called.reshape(-1)[self._order]
 
     def figures(self, found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         """All `FIGURES`; NaN where there is nothing to count.

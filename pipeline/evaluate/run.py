@@ -7,7 +7,7 @@ from pipeline.data.coco import load_coco
 from pipeline.data.index import CocoIndex
 from pipeline.data.results import write_results
 from pipeline.errors import DescryError
-from pipeline.evaluate.figures import Evaluation, Point
+from pipeline.evaluate.figures import Evaluation
 from pipeline.evaluate.gallery import draw_gallery
 from pipeline.evaluate.intervals import DEFAULT, Resampling
 from pipeline.evaluate.metrics import self_test
@@ -16,6 +16,7 @@ from pipeline.evaluate.pictures import draw_pictures
 from pipeline.evaluate.tables import Found, Truth
 from pipeline.models.inference import detect_split
 from pipeline.models.saved import SavedModel
+from pipeline.models.thresholds import OperatingPoint
 
 
 def evaluate(
@@ -56,13 +57,13 @@ def evaluate(
         )
     results = detect_split(model, index, batch_size=batch_size, workers=workers)
     write_results(out / "predictions.json", results)
-    point = Point(model.score_threshold, str(model.meta.get("score_threshold_source", "unknown")))
+    point = OperatingPoint.read(model.meta, model.score_threshold)
     found = Found.of(Truth.of(truth), results)
     evaluation = Evaluation(model.trained_on, path, truth, found, point, how)
     write_tables(evaluation, out)
     write_details(evaluation, out, {})
     write_metrics(evaluation, metrics / f"{model.trained_on}.json")
-    draw_pictures(index, results, model, out / "pictures", pictures)
+    draw_pictures(index, results, model, point, out / "pictures", pictures)
     assert evaluation.at_point is not None and evaluation.errors is not None
     draw_gallery(
         index,

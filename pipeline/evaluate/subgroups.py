@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluate.matching import AREAS
+from pipeline.evaluate.matching import AREAS, Limit, reaching
 from pipeline.evaluate.metrics import CocoScore, rounded
 from pipeline.evaluate.resample import Weighted
 
@@ -15,12 +15,12 @@ AGE_BANDS = (0, 18, 40, 60, 80)  # years; each reaches up to the next
 
 
 def subgroups(
-    score: CocoScore, images: Sequence[Mapping[str, Any]], threshold: float | None
+    score: CocoScore, images: Sequence[Mapping[str, Any]], limit: Limit | None
 ) -> list[dict[str, Any]]:
     """One row per attribute and value that occurs, values in order; sizes first."""
-    weighted = Weighted([score.matches], [threshold])
+    weighted = Weighted([score.matches], [limit])
     ordered = sorted(images, key=lambda image: image["id"])
-    rows = [_size_row(score, size, threshold) for size in list(AREAS)[1:]]
+    rows = [_size_row(score, size, limit) for size in list(AREAS)[1:]]
     for attribute in ATTRIBUTES:
         values = [_value(image, attribute) for image in ordered]
         present = sorted({v for v in values if v is not None}, key=_in_order)
@@ -66,15 +66,15 @@ def _row(weighted: Weighted, chosen: np.ndarray) -> dict[str, Any]:
     return counts | {name: rounded(figures[name]) for name in names}
 
 
-def _size_row(score: CocoScore, size: str, threshold: float | None) -> dict[str, Any]:
+def _size_row(score: CocoScore, size: str, limit: Limit | None) -> dict[str, Any]:
     """Objects of one COCO size. Misses of a size do not exist, so there is no rate of them."""
     matches = score.matches
     a = list(AREAS).index(size)
     mine = ~matches.outside[:, a]
     objects = int(mine.sum())
     sensitivity = None
-    if threshold is not None and objects:
-        partner = matches.partner[matches.found.score >= threshold]
+    if limit is not None and objects:
+        partner = matches.partner[reaching(matches, limit)]
         sensitivity = rounded(mine[partner[partner >= 0]].sum() / objects)
     t50 = score.averages.precision[0, :, :, a]
     known = t50[t50 > -1]

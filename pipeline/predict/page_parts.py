@@ -119,14 +119,16 @@ def studies_part(studies: Sequence[Study], report: str) -> Markup:
 
 def settings_part(about: Mapping[str, Any]) -> Markup:
     """How the run was made, from run.json."""
-    thresholds, options = about["score_threshold"], about["options"]
-    lowest = ", ".join(f"{name} {score:g}" for name, score in thresholds["by_class"].items())
-    return facts(
+    options, thresholds = about["options"], about["score_threshold"]
+    sources = thresholds["sources"]
+    lowest = [
+        (name, f"{score:g}", sources[name]["source"] if name in sources else thresholds["from"])
+        for name, score in thresholds["by_class"].items()
+    ]
+    settings = facts(
         {
             "Checkpoint (SHA-256)": about["checkpoint"]["sha256"],
             "Trained on": about["checkpoint"]["trained_on"],
-            "Lowest scores": lowest,
-            "Lowest scores from": thresholds["from"],
             "Size that the network sees": f"{about['image_size']} px",
             "Sliding window": options["window"],
             "Mirror images too": "yes" if options["tta"] else "no",
@@ -137,6 +139,7 @@ def settings_part(about: Mapping[str, Any]) -> Markup:
             "PyTorch": about["versions"]["torch"],
         }
     )
+    return joined(settings, table("Lowest scores", ("Class", "Score", "From"), lowest))
 
 
 def outputs_part(folder: Path) -> Markup:

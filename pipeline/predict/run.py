@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pipeline
 from pipeline.atomic import write_json
 from pipeline.dicom.pseudonym import Pseudonyms
+from pipeline.models.thresholds import OperatingPoint
 from pipeline.predict.decode import BURNED_IN, Message, Reader
 from pipeline.predict.detecting import Batches, Detector
 from pipeline.predict.discover import find_files, of_shard, root_of
@@ -177,17 +178,17 @@ class _Run:
         self.source, self.detector, self.options = source, detector, options
         self.device, self.paths = device, paths
         self.classes = dict(detector.categories)
-        self.thresholds = {number: self._threshold(name) for number, name in self.classes.items()}
+        self.point = self._operating_point()
+        self.thresholds = self.point.lowest(detector.categories)
         self.window, self.above = window_of(options.window, detector.meta.get("longest_side"))
         self.pseudonyms = None if options.key is None else Pseudonyms(options.key)
         self.objects: ObjectWriter | None = None
 
-    def _threshold(self, name: str) -> float:
-        """The user's, else the class's own operating point, else that of all classes."""
+    def _operating_point(self) -> OperatingPoint:
+        """The user's threshold for all classes, else what the checkpoint says."""
         if self.options.score_threshold is not None:
-            return self.options.score_threshold
-        own = self.detector.meta.get("class_thresholds") or {}
-        return float(own.get(name, self.detector.score_threshold))
+            return OperatingPoint(self.options.score_threshold, "--threshold")
+        return OperatingPoint.read(self.detector.meta, self.detector.score_threshold)
 
     def description(self) -> dict[str, Any]:
         """What the results depend on, for run.json."""
@@ -204,6 +205,7 @@ class _Run:
             "score_threshold": {
                 "by_class": {name: self.thresholds[i] for i, name in self.detector.categories},
                 "from": "--threshold" if given else "checkpoint (chosen on validation data)",
+                "sources": self.point.sources,
             },
             "window": {"side": self.window, "above": self.above, "overlap": OVERLAP},
             "options": chosen,

@@ -139,4 +139,5 @@ def _settings(runs: Mapping[str, Run]) -> Markup:
 
 
 def _settled(about: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in about.items() if key != "score_threshold_source"}
+    words = ("score_threshold_source", "class_threshold_sources")
+    return {key: value for key, value in about.items() if key not in words}

@@ -86,13 +86,16 @@ def _roc(run: Run) -> Markup | None:
     point = None
     if level["sensitivity"] is not None and level["specificity"] is not None:
         point = (1 - level["specificity"], level["sensitivity"])
+    lowest = set(run.details["operating_point"].get("by_class", {}).values())
+    beside = "; each class has its own score, so it may lie beside the curve"
+    beside = beside if len(lowest) > 1 else ""
     return chart(
         "ROC of whole images",
         [_series("", rows, "false_positive_rate", "true_positive_rate")],
         "1 - specificity",
         "sensitivity",
         note=f"AUC {figure(level['auc'])}; {counted(level['positives'], 'image')} with objects, "
-        f"{level['negatives']} without. Ring: the operating point.",
+        f"{level['negatives']} without. Ring: the operating point{beside}.",
         unit_x=True,
         unit_y=True,
         diagonal=True,

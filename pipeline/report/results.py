@@ -71,12 +71,19 @@ def _at_operating_point(run: Run) -> Markup:
     shown["false positives per image"] = figure(found["fp_per_image"])
     for name in ("sensitivity", "specificity"):
         shown[f"{name}, whole images"] = figure(run.details["image_level"][name])
-    title = f"At the operating point: boxes with a score from {point['threshold']:.3f}"
-    return joined(
-        Markup("<h3>{}</h3>\n").format(title),
-        paragraph(f"Chosen as {point['source']}.", "note"),
-        facts(shown),
-    )
+    by_class, sources = point.get("by_class", {}), point.get("sources", {})
+    if len(by_class) < 2:
+        lowest = f"{point['threshold']:.3f}"
+        chosen = paragraph(f"Chosen as {point['source']}.", "note")
+    else:
+        lowest = "that of their class"
+        rows = [
+            [name, figure(score), sources.get(name, {}).get("source", "n/a")]
+            for name, score in by_class.items()
+        ]
+        chosen = table("Lowest scores", ["class", "score", "chosen as"], rows)
+    title = f"At the operating point: boxes with a score from {lowest}"
+    return joined(Markup("<h3>{}</h3>\n").format(title), facts(shown), chosen)
 
 
 def _as_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.data.cache import CachePlan
 from pipeline.data.intensity import Intensity
+from pipeline.models.thresholds import OperatingPoint
 from pipeline.train.schedule import Optimisation
 
 
@@ -111,8 +112,8 @@ class Judge:
     scores : callable
         (COCO file, results) -> {"AP": ..., "AP50": ...}.
     operating_point : callable
-        (COCO file, results) -> (score threshold, how it was chosen).
+        (COCO file, results) -> the scores from which on detections count.
     """
 
     scores: Callable[[Path, list[dict]], dict[str, Any]]
-    operating_point: Callable[[Path, list[dict]], tuple[float, str]]
+    operating_point: Callable[[Path, list[dict]], OperatingPoint]

@@ -47,14 +47,9 @@ class Validation:
         finally:
             self.detector.train()
         scores = self.judge.scores(self.index.path, found)
-        threshold, source = self.judge.operating_point(self.index.path, found)
-        model.score_threshold = threshold
-        model.meta |= {
-            "epoch": epoch,
-            "validation": scores,
-            "score_threshold": threshold,
-            "score_threshold_source": source,
-        }
+        point = self.judge.operating_point(self.index.path, found)
+        model.score_threshold = point.threshold
+        model.meta |= {"epoch": epoch, "validation": scores, **point.recorded()}
         return model
 
 

@@ -1,0 +1,51 @@
+"""Operating points: the scores from which on a model's detections count."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """One score for all classes, and those of classes that have their own.
+
+    Attributes
+    ----------
+    threshold : float
+        Of all classes together, and of a class that is not in `by_class`.
+    source : str
+        Where it comes from, in words.
+    by_class : mapping
+        Class name -> score.
+    sources : mapping
+        Class name -> ``objects``, the number of its objects that the score was chosen by, and
+        ``source``, in words. Empty where nobody wrote it down.
+    """
+
+    threshold: float
+    source: str
+    by_class: Mapping[str, float] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, meta: Mapping[str, Any], threshold: float) -> "OperatingPoint":
+        """What a saved model's `meta` says beside its `score_threshold`."""
+        return cls(
+            threshold,
+            str(meta.get("score_threshold_source", "unknown")),
+            {name: float(score) for name, score in meta.get("class_thresholds", {}).items()},
+            meta.get("class_threshold_sources", {}),
+        )
+
+    def recorded(self) -> dict[str, Any]:
+        """The entries of a saved model's `meta`; `read` is the inverse."""
+        return {
+            "score_threshold": self.threshold,
+            "score_threshold_source": self.source,
+            "class_thresholds": dict(self.by_class),
+            "class_threshold_sources": dict(self.sources),
+        }
+
+    def lowest(self, categories: Sequence[tuple[int, str]]) -> dict[int, float]:
+        """Category id -> the lowest score that counts, in the order of `categories`."""
+        return {i: self.by_class.get(name, self.threshold) for i, name in categories}
