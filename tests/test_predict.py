@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from dicom_factory import ROOT, image_dataset, save, write
 from PIL import Image
-from predict_factory import BrightSpots, Found, content, rows_of, spot
+from predict_factory import BrightSpots, Found, Stops, content, rows_of, spot
 from pycocotools.coco import COCO
 from pydicom import uid
 from pydicom.data import get_testdata_file
@@ -185,15 +185,6 @@ def test_millimetres_name_their_source(tmp_path, elements, expected):
     assert (row["width_mm"], row["height_mm"], row["spacing_from"]) == expected
 
 
-class Stops(BrightSpots):
-    """Is interrupted at its third batch."""
-
-    def detect(self, images):
-        if len(self.calls) == 2:
-            raise KeyboardInterrupt
-        return super().detect(images)
-
-
 def many(tmp_path, number=11):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -210,7 +201,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path):
         predict_folder(folder, tmp_path / "out", Stops(), options=options)
     assert not (tmp_path / "out").exists()
     journal = tmp_path / "out.partial" / "journal.jsonl"
-    assert len(journal.read_text().splitlines()) == 3
+    assert len(journal.read_text().splitlines()) == 6
     with journal.open("a") as stream:
         stream.write('{"path": "cut off by a ki')
     second, steps = BrightSpots(), []
@@ -218,8 +209,8 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path):
         folder, tmp_path / "out", second, options=options,
         progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
-    assert second.calls == [3, 3, 3]  # of four batches, one was finished before
-    assert steps[0] == (3, 11) and steps[-1] == (11, 11)
+    assert second.calls == [3, 3]  # of four batches, two were finished before
+    assert steps[0] == (6, 11) and steps[-1] == (11, 11)
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
@@ -253,8 +244,46 @@ def test_threshold_and_clipping(tmp_path):
     assert len(rows_of(tmp_path / "out" / "detections.csv")) == 2
     about = json.loads((tmp_path / "out" / "run.json").read_text())
     assert about["score_threshold"] == {
-        "by_class": {"other": 0.1, "spot": 0.1}, "from": "--threshold",
+        "by_class": {"other": 0.1, "spot": 0.1}, "from": "--threshold", "sources": {},
     }  # fmt: skip
+
+
+def test_what_is_printed_as_the_threshold_counts(tmp_path):
+    class Close(BrightSpots):
+        def look(self, image):
+            return Found(np.array([[1.0, 1, 9, 9]]), np.array([0.299996]), np.array([1]))
+
+    write(tmp_path / "one", spot())
+    options = Options(workers=0, score_threshold=0.3)
+    predict_folder(tmp_path / "one", tmp_path / "out", Close(), options=options)
+    assert [row["score"] for row in rows_of(tmp_path / "out" / "detections.csv")] == ["0.3"]
+
+
+def test_a_large_picture_is_reduced_before_it_travels_and_nothing_else_changes(tmp_path):
+    class Measures(BrightSpots):
+        """Notes the longest sides that it is shown."""
+
+        def look(self, image):
+            seen.append(max(image.shape[:2]))
+            return super().look(image)
+
+    pixels = np.full((300, 640), 30, np.uint8)
+    pixels[100:150, 200:280] = 255
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "large.png")
+    write(tmp_path / "in" / "small", spot())
+    tables, seen = [], []
+    for overlays in ("none", "all"):
+        options = Options(workers=1, batch_size=1, overlays=overlays)
+        predict_folder(tmp_path / "in", tmp_path / overlays, Measures(), options=options)
+        tables.append((tmp_path / overlays / "detections.coco.json").read_bytes())
+    assert sorted(seen) == [50, 50, 64, 64] and tables[0] == tables[1]
+    large = rows_of(tmp_path / "all" / "detections.csv")[0]
+    assert [large[name] for name in ("x_px", "y_px", "width_px", "height_px")] == [
+        "200.0", "100.0", "80.0", "50.0",
+    ]  # fmt: skip
+    with Image.open(next((tmp_path / "all" / "overlays").glob("*large*"))) as drawn:
+        assert drawn.size[0] == 640
 
 
 def test_a_frame_that_fails_takes_its_file_along_but_no_other(tmp_path):

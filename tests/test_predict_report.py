@@ -12,7 +12,7 @@ import pytest
 from dicom_factory import ROOT, write
 from object_factory import errors_of
 from PIL import Image
-from predict_factory import BrightSpots, Found, content, rows_of, spot
+from predict_factory import BrightSpots, Found, Stops, content, rows_of, spot
 from pydicom import uid
 
 from pipeline.predict import pages
@@ -121,15 +121,6 @@ def test_without_overlays_the_tables_have_everything(source, tmp_path):
     assert "6 pictures are not drawn" in text
     assert not page_of(tmp_path / "out" / "report.html").pictures
     assert "stack" in (tmp_path / "out" / "report" / "study-000001.html").read_text()
-
-
-class Stops(BrightSpots):
-    """Is interrupted at its third batch."""
-
-    def detect(self, images):
-        if len(self.calls) == 2:
-            raise KeyboardInterrupt
-        return super().detect(images)
 
 
 def test_objects_and_pages_are_the_same_after_a_stop(source, tmp_path):

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from pipeline.data.geometry import unscaled
 from pipeline.errors import DescryError
 from pipeline.predict.ahead import ahead
 from pipeline.predict.records import Ended, Opened, Picture
@@ -31,7 +32,8 @@ def read(path, headers_only):
         os.write(2, b"DOE^JOHN")
     if path.startswith("big"):
         np.ones(2**40, np.uint8)
-    yield Picture(np.full((300, 400), len(path), np.uint8))
+    pixels = np.full((300, 400), len(path), np.uint8)
+    yield Picture(pixels, unscaled(pixels))
     yield Ended("processed")
 
 

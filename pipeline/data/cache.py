@@ -66,7 +66,7 @@ class PictureSource:
         return pixels
 
     def _decode(self, i: int) -> np.ndarray:
-        return shrink(load_pixels(self.index, i, self.intensity), self.side)
+        return shrink(load_pixels(self.index, i, self.intensity), self.side)[0]
 
     def _key(self, i: int) -> str:
         """Content of the file, and the size that it was checked against."""

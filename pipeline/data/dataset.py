@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import Dataset
 
 from pipeline.data.cache import PictureSource
-from pipeline.data.geometry import fit_square, to_tensor
+from pipeline.data.geometry import fit_square
 from pipeline.data.order import Address
-from pipeline.data.sample import Sample
+from pipeline.data.sample import Sample, to_tensor
 
 MIN_SIDE = 1.0  # px; a box that augmentation leaves thinner than this teaches nothing
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +51,18 @@ def fit_square(pixels: np.ndarray, side: int) -> tuple[np.ndarray, Fit]:
     return square, fit
 
 
-def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
+def shrink(pixels: np.ndarray, side: int) -> tuple[np.ndarray, Fit]:
     """Scale an image whose longer side is above `side` down to it; leave others as they are.
 
     It is the scaling of `fit_square`, which then finds nothing left to do.
     """
-    return _scale(pixels, side)[0] if max(pixels.shape[:2]) > side else pixels
+    return _scale(pixels, side) if max(pixels.shape[:2]) > side else (pixels, unscaled(pixels))
+
+
+def unscaled(pixels: np.ndarray) -> Fit:
+    """How an image (H, W) or (H, W, 3) is fitted that stays as it is."""
+    height, width = pixels.shape[:2]
+    return Fit(1.0, 1.0, width, height)
 
 
 def _scale(pixels: np.ndarray, side: int) -> tuple[np.ndarray, Fit]:
@@ -72,9 +76,3 @@ def _scale(pixels: np.ndarray, side: int) -> tuple[np.ndarray, Fit]:
         return pixels, fit
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     return cv2.resize(pixels, (new_width, new_height), interpolation=method), fit
-
-
-def to_tensor(square: np.ndarray) -> Tensor:
-    """(S, S) or (S, S, 3) uint8 to a (3, S, S) tensor; grey is repeated."""
-    tensor = torch.from_numpy(square)
-    return tensor.expand(3, *tensor.shape) if tensor.ndim == 2 else tensor.permute(2, 0, 1)

@@ -7,6 +7,7 @@ processes and to the device.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,3 +83,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
         [sample.labels for sample in samples],
         [sample.image_id for sample in samples],
     )
+
+
+def to_tensor(square: np.ndarray) -> Tensor:
+    """(S, S) or (S, S, 3) uint8 to a (3, S, S) tensor; grey is repeated."""
+    tensor = torch.from_numpy(square)
+    return tensor.expand(3, *tensor.shape) if tensor.ndim == 2 else tensor.permute(2, 0, 1)

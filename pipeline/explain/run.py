@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from pipeline.atomic import write_json
-from pipeline.data.geometry import Fit, fit_square, to_tensor
+from pipeline.data.geometry import Fit, fit_square
+from pipeline.data.sample import to_tensor
 from pipeline.errors import DescryError
 from pipeline.explain import paint
 from pipeline.explain.picture import read_picture

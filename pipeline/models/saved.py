@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from pipeline.atomic import replacing
-from pipeline.data.geometry import fit_square, to_tensor
+from pipeline.data.geometry import fit_square
 from pipeline.data.intensity import Intensity
+from pipeline.data.sample import to_tensor
 from pipeline.errors import DescryError
 from pipeline.models.build import DetectorSpec, build_detector
 from pipeline.models.detector import Detector
@@ -51,7 +52,8 @@ class SavedModel:
     image_size : int
         Side in pixels of the square that the detector sees.
     score_threshold : float
-        The operating point, chosen on the validation split.
+        The operating point of all classes, chosen on the validation split; that of each class
+        is in `meta` (`pipeline.models.thresholds`).
     sha256 : str
         Of the file it was loaded from; empty before it is saved.
     trained_on : str

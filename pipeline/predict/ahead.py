@@ -102,4 +102,4 @@ def _until_end(message: Message, shelf: _Shelf) -> Iterator[Message]:
 
 
 def _size(message: Message) -> int:
-    return message.pixels.nbytes if isinstance(message, Picture) else 0
+    return message.nbytes if isinstance(message, Picture) else 0

@@ -1,6 +1,11 @@
 """The cores of a machine, shared between decoding and the model."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+
+# Calls of the model at a time. Decoding and computing never take equally long, so that with one
+# call the cores of one wait for the other; a second call fills them.
+MODEL_THREADS = 2
 
 
 def share_cores(device: str, workers: int) -> tuple[int, str]:
@@ -31,3 +36,15 @@ def share_cores(device: str, workers: int) -> tuple[int, str]:
     threads = max(1, there - workers)
     torch.set_num_threads(threads)
     return workers, f"cpu, {threads} threads"
+
+
+def model_threads() -> ThreadPoolExecutor:
+    """Threads that call the model, each with PyTorch's present number of threads.
+
+    A new thread would begin with as many as there are cores.
+    """
+    import torch
+
+    return ThreadPoolExecutor(
+        MODEL_THREADS, "model", torch.set_num_threads, (torch.get_num_threads(),)
+    )

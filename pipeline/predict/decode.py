@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
+import numpy as np
+
+from pipeline.data.geometry import Fit, shrink, unscaled
 from pipeline.data.images import EXTENSIONS, ImageError, read_image
 from pipeline.data.intensity import Intensity, to_uint8
 from pipeline.dicom.errors import DicomError
@@ -43,6 +46,34 @@ Message = Opened | Place | Picture | Ended
 
 
 @dataclass(frozen=True, slots=True)
+class Reduction:
+    """What of a picture leaves the worker: reducing it there spares the model's process the time.
+
+    Attributes
+    ----------
+    side : int or None
+        Longest side of what the model sees; larger pictures are scaled down to it. None: never.
+    above : int or None
+        Pictures with a longer side than this are cut into windows and stay as they are.
+    whole : bool
+        The picture at its own size goes along, to be drawn.
+    """
+
+    side: int | None = None
+    above: int | None = None
+    whole: bool = False
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, Fit, np.ndarray | None]:
+        """The first fields of a `Picture`."""
+        cut = self.above is not None and max(pixels.shape[:2]) > self.above
+        if self.side is None or cut:
+            seen, fit = pixels, unscaled(pixels)
+        else:
+            seen, fit = shrink(pixels, self.side)
+        return seen, fit, pixels if self.whole else None
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
     """How to read; picklable, since it travels to the workers.
 
@@ -57,6 +88,8 @@ class Reader:
         Modalities the model was trained on; others get a warning. Empty: unknown.
     lost : mapping
         Path -> reason, of what an archive did not give.
+    reduction : Reduction
+        How much of the pixels travels on.
     """
 
     root: Path
@@ -64,6 +97,7 @@ class Reader:
     filters: Filters = field(default_factory=Filters)
     modalities: tuple[str, ...] = ()
     lost: Mapping[str, str] = field(default_factory=dict)
+    reduction: Reduction = field(default_factory=Reduction)
 
     def __call__(self, path: str, headers_only: bool = False) -> Iterator[Message]:
         """Yield `Opened`, a `Picture` per frame, and `Ended`, which always comes last.
@@ -118,7 +152,8 @@ class Reader:
             with file.open("rb") as stream:
                 decoded = read_image(stream)
             yield Opened()
-            yield Picture(to_uint8(decoded.pixels, self.intensity), notes=decoded.notes)
+            pixels = to_uint8(decoded.pixels, self.intensity)
+            yield Picture(*self.reduction(pixels), notes=decoded.notes)
         yield Ended("processed")
 
     def _dicom(self, file: Path | Member, headers_only: bool) -> Iterator[Message]:
@@ -146,7 +181,8 @@ class Reader:
         for frame in frames(header, self.intensity):
             found = spacing(header, frame.index)
             millimetres = (found.row, found.column, found.source) if found else None
-            yield Picture(frame.pixels, frame.index, millimetres, frame.notes, frame.limits)
+            seen = self.reduction(frame.pixels)
+            yield Picture(*seen, frame.index, millimetres, frame.notes, frame.limits)
 
     def _warnings(self, header: Header) -> tuple[tuple[str, str], ...]:
         warnings = []

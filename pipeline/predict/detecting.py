@@ -1,6 +1,8 @@
 """Frames in, detections out: batches across files."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +11,8 @@ import numpy as np
 from pipeline.data.intensity import Intensity
 from pipeline.data.results import BOX_DECIMALS, SCORE_DECIMALS
 from pipeline.predict.records import Ended, FileResult, FrameResult, Picture
+
+_AHEAD = 3  # batches that may wait or run: a file may have any number of frames
 
 
 class Found(Protocol):
@@ -96,7 +100,9 @@ class Batches:
     thresholds : mapping
         Category id -> score; lower scores are left out.
     done : callable
-        Told of every frame once its detections are filled in.
+        Told of every frame once its detections are filled in, from the thread that did it.
+    threads : Executor
+        Where the model runs.
     """
 
     def __init__(
@@ -105,21 +111,34 @@ class Batches:
         size: int,
         thresholds: Mapping[int, float],
         done: Callable[[Picture, FrameResult], None],
+        threads: Executor,
     ) -> None:
         self.detect, self.size, self.thresholds, self.done = detect, size, thresholds, done
+        self.threads = threads
         self._waiting: list[_Waiting] = []
+        self._jobs: deque[Future[None]] = deque()
 
     def add(self, picture: Picture, frame: FrameResult, result: FileResult) -> None:
-        """Queue a frame; `frame` is filled in when its batch runs, `flush` at the latest."""
+        """Queue a frame; `frame` and `result` may change until `finish`."""
         self._waiting.append(_Waiting(picture, frame, result))
         if len(self._waiting) == self.size:
             self.flush()
 
     def flush(self) -> None:
-        """Run what is queued."""
+        """Begin with what is queued, though it fills no batch."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
+        if len(self._jobs) == _AHEAD:
+            self._jobs.popleft().result()
+        self._jobs.append(self.threads.submit(self._attempt, waiting))
+
+    def finish(self) -> None:
+        """Wait until all that was flushed is done."""
+        while self._jobs:
+            self._jobs.popleft().result()
+
+    def _attempt(self, waiting: list[_Waiting]) -> None:
         try:
             self._run(waiting)
         except Exception:  # the model refuses the batch: find out which picture it is
@@ -133,25 +152,30 @@ class Batches:
     def _run(self, waiting: list[_Waiting]) -> None:
         images = [one.picture.pixels for one in waiting]
         for one, found in zip(waiting, self.detect(images), strict=True):
-            fill(one.frame, found, self.thresholds)
+            boxes = one.picture.fit.boxes_out(found.boxes)
+            fill(one.frame, boxes, found, self.thresholds)
             self.done(one.picture, one.frame)
 
 
-def fill(frame: FrameResult, found: Found, thresholds: Mapping[int, float]) -> None:
+def fill(
+    frame: FrameResult, boxes: np.ndarray, found: Found, thresholds: Mapping[int, float]
+) -> None:
     """Write detections into `frame`: from their class's threshold on, clipped, rounded, sorted.
 
-    Sorted by descending score, class and box, after rounding, so that equal runs are equal bytes.
+    `boxes` are those of `found` in pixels of the frame. Sorted by descending score, class and box,
+    after rounding, so that equal runs are equal bytes.
     """
     width, height = frame.width, frame.height
     rows = []
     for (x1, y1, x2, y2), score, label in zip(
-        found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+        boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
     ):
         left, right = (min(max(v, 0.0), width) for v in (x1, x2))
         top, bottom = (min(max(v, 0.0), height) for v in (y1, y2))
         box = [round(v, BOX_DECIMALS) for v in (left, top, right - left, bottom - top)]
+        score = round(score, SCORE_DECIMALS)  # as thresholds are
         if score >= thresholds[int(label)] and box[2] > 0 and box[3] > 0:
-            rows.append((-round(score, SCORE_DECIMALS), int(label), box))
+            rows.append((-score, int(label), box))
     rows.sort()
     frame.scores = [-score for score, _, _ in rows]
     frame.labels = [label for _, label, _ in rows]

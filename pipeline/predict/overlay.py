@@ -1,10 +1,10 @@
 """Pictures for people: boxes, classes and scores drawn on the frame, marked for research."""
 
 import re
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import BoundedSemaphore
 from types import TracebackType
 
 import cv2
@@ -97,8 +97,8 @@ class Overlays:
     def __init__(self, folder: Path, classes: Mapping[int, str], policy: str) -> None:
         self.folder, self.classes, self.policy = folder, classes, policy
         self._pool = ThreadPoolExecutor(1, "overlay")
-        self._jobs: deque[Future[None]] = deque()
-        self.added = 0
+        self._jobs: dict[str, Future[None]] = {}
+        self._room = BoundedSemaphore(_WAITING)
 
     def __enter__(self) -> "Overlays":
         return self
@@ -125,24 +125,26 @@ class Overlays:
         return f"{self.folder.name}/{number + 1:06d}-{stem}{part}.png"
 
     def add(self, picture: Picture, frame: FrameResult) -> None:
-        """Draw a frame whose detections are known, if the policy wants it."""
-        if not frame.overlay:
+        """Draw a frame whose detections are known, if the policy wants it.
+
+        May be called from several threads; waits while too many are waiting.
+        """
+        if picture.whole is None or not frame.overlay:
             return
         if self.policy == "found" and not frame.boxes:
             frame.overlay = ""
             return
-        if len(self._jobs) == _WAITING:
-            self._jobs.popleft().result()
-        self.added += 1
+        self._room.acquire()
         path = self._path(frame)
-        self._jobs.append(
-            self._pool.submit(save_overlay, path, picture.pixels, frame, self.classes)
-        )
+        job = self._pool.submit(save_overlay, path, picture.whole, frame, self.classes)
+        job.add_done_callback(lambda _: self._room.release())
+        self._jobs[frame.overlay] = job
 
-    def finish(self, count: int) -> None:
-        """Wait until the first `count` that were added are on the disk."""
-        while self.added - len(self._jobs) < count:
-            self._jobs.popleft().result()
+    def finish(self, frames: Iterable[FrameResult]) -> None:
+        """Wait until the overlays of these frames are on the disk."""
+        for frame in frames:
+            if frame.overlay in self._jobs:
+                self._jobs.pop(frame.overlay).result()
 
     def remove(self, frame: FrameResult) -> None:
         """Take back the overlay of a frame whose file has failed."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.data.geometry import Fit
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -37,7 +39,12 @@ class Picture:
 
     Attributes
     ----------
-    pixels : array (H, W) or (H, W, 3), uint8
+    pixels : array (h, w) or (h, w, 3), uint8
+        What the model looks at: the frame, scaled down where it is larger than the model sees.
+    fit : Fit
+        How `pixels` came of the frame, whose size it has.
+    whole : array (H, W) or (H, W, 3), uint8, or None
+        The frame, where it will be drawn.
     frame : int
         Place in its file, from 0.
     spacing : (row mm, column mm, element) or None
@@ -48,10 +55,18 @@ class Picture:
     """
 
     pixels: np.ndarray
+    fit: Fit
+    whole: np.ndarray | None = None
     frame: int = 0
     spacing: tuple[float, float, str] | None = None
     notes: tuple[str, ...] = ()
     limits: tuple[float, float] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels."""
+        drawn = 0 if self.whole is None or self.whole is self.pixels else self.whole.nbytes
+        return self.pixels.nbytes + drawn
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,11 @@
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -15,7 +17,8 @@ import pipeline
 from pipeline.atomic import write_json
 from pipeline.dicom.pseudonym import Pseudonyms
 from pipeline.models.thresholds import OperatingPoint
-from pipeline.predict.decode import BURNED_IN, Message, Reader
+from pipeline.predict.cores import MODEL_THREADS, model_threads
+from pipeline.predict.decode import BURNED_IN, Message, Reader, Reduction
 from pipeline.predict.detecting import Batches, Detector
 from pipeline.predict.discover import find_files, of_shard, root_of
 from pipeline.predict.options import OBJECTS, Options
@@ -160,13 +163,24 @@ def reader(
     """What the worker processes do, for a model and the user's choices."""
     trained_on = detector.meta.get("modality") or ()
     modalities = (trained_on,) if isinstance(trained_on, str) else tuple(trained_on)
+    window, above = window_of(options.window, detector.meta.get("longest_side"))
+    drawn = options.overlays != "none"
     return Reader(
         root_of(source).resolve(),
         detector.intensity,
         options.filters,
         tuple(name.upper() for name in modalities),
         lost or {},
+        Reduction(detector.image_size, None if window is None else above, drawn),
     )
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Files that are committed together: by number, and the model's work on them."""
+
+    batches: Batches
+    results: dict[int, FileResult] = field(default_factory=dict)
 
 
 class _Run:
@@ -224,30 +238,34 @@ class _Run:
     def chunks(self, space: Workspace, workers: Workers, done: int) -> Iterator[int]:
         """Process and commit the files from `done` on; yield the number finished so far.
 
-        A chunk is committed when the next one is through the model: its overlays are encoded
-        meanwhile.
+        A chunk is committed when the following ones have been read: meanwhile the model looks at
+        its pictures, and its overlays are encoded.
         """
         size, chosen = self.options.batch_size, self.options
-        before, first, drawn = list[FileResult](), done, 0
         self.objects = self._object_writer(space.partial)
-        with Overlays(space.overlays, self.classes, chosen.overlays) as overlays:
+        chunks = deque[_Chunk]()
+        with (
+            Overlays(space.overlays, self.classes, chosen.overlays) as overlays,
+            model_threads() as threads,
+        ):
             files = enumerate(workers.files(self.paths[done:]), done)
-            while chunk := self._detected(islice(files, size), overlays):
-                self._commit(space, before, first, overlays, drawn)
-                yield done
-                first, done, before, drawn = done, done + len(chunk), chunk, overlays.added
-            self._commit(space, before, first, overlays, drawn)
             yield done
+            while (chunk := self._begun(islice(files, size), overlays, threads)).results:
+                chunks.append(chunk)
+                if len(chunks) > MODEL_THREADS:
+                    yield self._commit(space, chunks.popleft(), overlays)
+            for chunk in chunks:
+                yield self._commit(space, chunk, overlays)
 
-    def _detected(self, files: Files, overlays: Overlays) -> list[FileResult]:
-        """Read a chunk of files and run the model over their frames."""
+    def _begun(self, files: Files, overlays: Overlays, threads: Executor) -> "_Chunk":
+        """Read a chunk of files and hand their frames to the model."""
         size = self.options.batch_size
         views = Views(self.detector, size, self.window, self.above, self.options.tta)
-        batches = Batches(views.detect, size, self.thresholds, overlays.add)
-        results = []
+        batches = Batches(views.detect, size, self.thresholds, overlays.add, threads)
+        chunk = _Chunk(batches)
         for number, (path, messages) in files:
             result = FileResult(self._shown(path), Opened(), Ended("processed"))
-            results.append(result)
+            chunk.results[number] = result
             for message in messages:
                 if isinstance(message, Opened):
                     result.opened = self._known_as(message)
@@ -260,7 +278,7 @@ class _Run:
                 elif isinstance(message, Ended) and message.status != "processed":
                     result.ended = message
         batches.flush()
-        return results
+        return chunk
 
     def _shown(self, path: str) -> str:
         """What a file is called in all that is written."""
@@ -282,27 +300,22 @@ class _Run:
         """Whether no picture may be shown: its text would name whom the pseudonyms hide."""
         return self.pseudonyms is not None and BURNED_IN in dict(result.opened.warnings)
 
-    def _commit(
-        self,
-        space: Workspace,
-        results: list[FileResult],
-        first: int,
-        overlays: Overlays,
-        drawn: int,
-    ) -> None:
-        """Put a chunk into the journal, once the first `drawn` overlays and all objects are there.
+    def _commit(self, space: Workspace, chunk: "_Chunk", overlays: Overlays) -> int:
+        """Put a chunk into the journal, once its overlays and objects are there.
 
-        A file that failed half-way keeps no frames. `first` is the number of the first file.
+        A file that failed half-way keeps no frames. Returns the number of files finished so far.
         """
-        overlays.finish(drawn)
-        for number, result in enumerate(results, first):
+        chunk.batches.finish()
+        for number, result in chunk.results.items():
+            overlays.finish(result.frames)
             if result.ended.status != "processed":
                 for frame in result.frames:
                     overlays.remove(frame)
                 result.frames.clear()
             elif self.objects is not None:
                 self.objects.write(number, self.paths[number], result)
-        space.commit(results)
+        space.commit(chunk.results.values())
+        return max(chunk.results) + 1
 
     def _object_writer(self, folder: Path) -> "ObjectWriter | None":
         """What writes DICOM objects, if any are wanted: only then its library is loaded."""
@@ -347,11 +360,10 @@ class _Run:
 
 
 def _frame(picture: Picture) -> FrameResult:
-    height, width = picture.pixels.shape[:2]
     return FrameResult(
         picture.frame,
-        width,
-        height,
+        picture.fit.width,
+        picture.fit.height,
         spacing=picture.spacing,
         notes=list(picture.notes),
         limits=picture.limits,
