@@ -13,6 +13,7 @@ import pytest
 import requests
 
 USER, PASSWORD = "reader", "cinnamon-4711"
+HERE = ("localhost", "127.0.0.1")
 PLUGINS = (Path("/usr/share/orthanc/plugins"), Path("/usr/lib/orthanc"))
 
 
@@ -21,35 +22,44 @@ class Orthanc:
     http: int
     dicom: int
     folder: Path
+    tls: bool = (
+        False  # of DICOM only: Debian 12's Orthanc 1.10.1 crashes at the first https request
+    )
+
+    @property
+    def root(self):
+        return f"http://127.0.0.1:{self.http}"
 
     @property
     def web(self):
-        return f"http://127.0.0.1:{self.http}/dicom-web"
+        return f"{self.root}/dicom-web"
 
     @property
     def dimse(self):
-        return f"dicom://ORTHANC@127.0.0.1:{self.dicom}"
+        return f"dicom{'s' if self.tls else ''}://ORTHANC@127.0.0.1:{self.dicom}"
 
     def get(self, path):
-        answer = requests.get(
-            f"http://127.0.0.1:{self.http}{path}", auth=(USER, PASSWORD), timeout=9
-        )
-        answer.raise_for_status()
-        return answer
+        return self._asked("GET", path)
 
     def upload(self, path):
-        answer = requests.post(
-            f"http://127.0.0.1:{self.http}/instances",
-            path.read_bytes(),
-            auth=(USER, PASSWORD),
-            timeout=9,
-        )
-        answer.raise_for_status()
+        self._asked("POST", "/instances", path.read_bytes())
+
+    def held(self):
+        """SOP Instance UIDs of what it holds."""
+        return [
+            one["MainDicomTags"]["SOPInstanceUID"] for one in self.get("/instances?expand").json()
+        ]
 
     def clear(self):
         for one in self.get("/patients").json():
-            url = f"http://127.0.0.1:{self.http}/patients/{one}"
-            requests.delete(url, auth=(USER, PASSWORD), timeout=9).raise_for_status()
+            self._asked("DELETE", f"/patients/{one}")
+
+    def _asked(self, method, path, data=None):
+        answer = requests.request(
+            method, self.root + path, data=data, auth=(USER, PASSWORD), timeout=9
+        )
+        answer.raise_for_status()
+        return answer
 
 
 def free_port():
@@ -59,15 +69,18 @@ def free_port():
 
 
 @contextmanager
-def orthanc(folder):
-    """Start Orthanc in a folder; skip where Debian's packages are missing."""
+def orthanc(folder, authority=None):
+    """Start Orthanc in a folder; skip where Debian's packages are missing.
+
+    With an `authority` (certificate_factory), DICOM is over TLS and for its clients only.
+    """
     program = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
     plugin = [
         p for where in PLUGINS if where.is_dir() for p in where.rglob("libOrthancDicomWeb.so*")
     ]
     if program is None or not plugin:
         pytest.skip("needs Orthanc with DICOMweb: apt-get install orthanc orthanc-dicomweb")
-    here = Orthanc(free_port(), free_port(), folder)
+    here = Orthanc(free_port(), free_port(), folder, authority is not None)
     settings = {
         "Name": "test",
         "StorageDirectory": str(folder / "storage"),
@@ -85,6 +98,15 @@ def orthanc(folder):
         "Plugins": [str(plugin[0])],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
+    if authority is not None:
+        own, key = map(str, authority.certificate("orthanc", HERE[1:]))
+        settings |= {
+            "DicomTlsEnabled": True,
+            "DicomTlsCertificate": own,
+            "DicomTlsPrivateKey": key,
+            "DicomTlsTrustedCertificates": str(authority.ca),
+            "DicomTlsRemoteCertificateRequired": True,
+        }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "orthanc.log").open("wb") as log:
         process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)

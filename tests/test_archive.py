@@ -6,13 +6,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import ClassVar
 
 import pytest
+from archive_factory import copying, upload
 from dicom_factory import ROOT, image_dataset, save
 from orthanc import PASSWORD, USER, free_port, orthanc
 from predict_factory import BrightSpots, content, rows_of, spot
 from pydicom import dcmread, uid
 from urllib3.util import Retry
 
-from pipeline.archive import dimse
+from pipeline.archive import line
 from pipeline.archive.address import DimseAddress, parse_address
 from pipeline.archive.query import Instance, parse_query
 from pipeline.archive.transfer import Transfers, fetch_all, send_all
@@ -27,24 +28,6 @@ HERE = Options(workers=0, overlays="none")
 def server(tmp_path_factory):
     with orthanc(tmp_path_factory.mktemp("orthanc")) as running:
         yield running
-
-
-def upload(server, folder):
-    """Three radiographs of one study, one of them compressed, and a CT of another."""
-    folder.mkdir()
-    for number, (series, syntax) in enumerate(
-        (("3", uid.ExplicitVRLittleEndian), ("3", uid.RLELossless), ("4", uid.JPEGLSLossless)), 1
-    ):
-        dataset = image_dataset(spot(at=(number, 3, 6, 6)), InstanceNumber=number, PatientID="P1")
-        dataset.SOPInstanceUID, dataset.SeriesInstanceUID = f"{ROOT}9.{number}", ROOT + series
-        dataset.StudyDate, dataset.PatientName = "20260105", "Wintergreen^Ada"
-        save(dataset, folder / f"{number}.dcm", syntax)
-    other = image_dataset(spot(), Modality="CT", StudyInstanceUID=ROOT + "7", PatientID="P2")
-    other.SOPClassUID, other.SOPInstanceUID = uid.CTImageStorage, ROOT + "9.9"
-    other.SeriesInstanceUID, other.StudyDate = ROOT + "8", "20260205"
-    save(other, folder / "ct.dcm")
-    for path in folder.iterdir():
-        server.upload(path)
 
 
 def environment(**more):
@@ -65,17 +48,9 @@ def test_from_and_to_an_archive(server, address, tmp_path, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     upload(server, tmp_path / "in")
 
-    def results(folder):
-        """What a run with DICOM results leaves: here a copy of a picture under another name."""
-        found = dcmread(next((folder / "spool").rglob("*.dcm")))
-        found.SOPInstanceUID = found.file_meta.MediaStorageSOPInstanceUID = ROOT + "77.1"
-        (folder / "sc").mkdir()
-        found.save_as(folder / "sc" / "result.dcm")
-        return transfers.send(folder)
-
     transfers = Transfers(address, query("StudyDate=20260101-20260131"), address, timeout=20)
     summary = predict_folder(
-        transfers.fetch, tmp_path / "out", BrightSpots(), options=HERE, send=results
+        transfers.fetch, tmp_path / "out", BrightSpots(), options=HERE, send=copying(transfers)
     )
     assert (summary.counts["files"], summary.counts["processed"]) == (3, 3)
     found = [(row["path"], row["x_px"]) for row in rows_of(tmp_path / "out" / "detections.csv")]
@@ -88,10 +63,7 @@ def test_from_and_to_an_archive(server, address, tmp_path, caplog, capfd):
     assert not (tmp_path / "out" / "spool").exists()
     (sent,) = rows_of(tmp_path / "out" / "sent.csv")
     assert sent == {"path": "sc/result.dcm", "status": "stored", "message": ""}
-    stored = [
-        one["MainDicomTags"]["SOPInstanceUID"] for one in server.get("/instances?expand").json()
-    ]
-    assert len(stored) == 5 and ROOT + "77.1" in stored
+    assert len(server.held()) == 5 and ROOT + "77.1" in server.held()
     written = {path: data for path, data in content(tmp_path / "out").items() if path[:3] != "sc/"}
     seen = caplog.text + "".join(capfd.readouterr()) + str(written)
     assert PASSWORD not in seen and "Wintergreen" not in seen
@@ -258,7 +230,7 @@ def test_a_busy_archive_is_asked_again(tmp_path):
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{}/web", "dicom://A@127.0.0.1:{}"])
 def test_an_archive_that_is_not_there(tmp_path, monkeypatch, url):
     monkeypatch.setattr(Retry, "sleep", lambda *arguments: None)
-    monkeypatch.setattr(dimse, "_WAITS", (0, None))
+    monkeypatch.setattr(line, "WAITS", (0, None))
     address = parse_address(url.format(free_port()), {})
     with pytest.raises(DescryError, match=r"attempts.*goes on where it stopped"):
         Transfers(address, ANY, timeout=3).fetch(tmp_path)
@@ -274,6 +246,8 @@ def test_addresses():
     with pytest.raises(DescryError, match="no credentials in an address") as caught:
         parse_address("https://ada:cardamom@host/web", {})
     assert "cardamom" not in str(caught.value) and "ada" not in str(caught.value)
+    secure = parse_address("dicoms://PACS@host:2762", {})
+    assert secure == DimseAddress("PACS", "host", 2762) and secure.tls is not None
     for wrong in (
         "host",
         "dicom://host:104",

@@ -5,19 +5,16 @@ the archive's configuration nor a firewall needs to know of us.
 """
 
 import logging
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
-from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made while it is imported
     StudyRootQueryRetrieveInformationModelFind as FIND,
 )
@@ -26,15 +23,18 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from pipeline.archive.address import DimseAddress
+from pipeline.archive.line import WAITS, Line, NothingAccepted
 from pipeline.archive.query import Instance, Query, is_uid
 from pipeline.atomic import replacing
-from pipeline.dicom.decoders import PLUGINS
+from pipeline.dicom.decoders import NATIVE, PLUGINS
 from pipeline.dicom.errors import quiet
 from pipeline.errors import DescryError
 
-_WAITS = (1.0, 2.0, 4.0, None)  # seconds before the next attempt
-_PENDING = (0xFF00, 0xFF01)  # PS3.4 C.4.1.1.4
-_SYNTAXES = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, *PLUGINS)
+log = logging.getLogger(__name__)
+_PENDING, _UNSUPPORTED_KEY = 0xFF00, 0xFF01  # PS3.4 C.4.1.1.4
+_DUPLICATE = 0x0111  # PS3.7 C.4.6
+_LITTLE = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
+_UNACCEPTED = "the archive does not accept objects of this kind"
 # Asked for where the archive does not say what an object is: at most 128 contexts fit (PS3.8).
 _COMMON = (
     uid.ComputedRadiographyImageStorage,
@@ -53,43 +53,69 @@ class DimseArchive:
 
     def __init__(self, address: DimseAddress, timeout: float) -> None:
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # it prints identifiers
-        self.address = address
-        self._entity = AE(ae_title=address.own_title)
-        for name in ("acse", "dimse", "network", "connection"):
-            setattr(self._entity, f"{name}_timeout", timeout)
+        self.address, self._timeout = address, timeout
+        self._vague = False
 
     def __enter__(self) -> "DimseArchive":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._entity.shutdown()
+        pass  # each conversation has a line of its own
 
     def find(self, query: Query) -> Iterator[Instance]:
         """Name the objects that match: studies, their series, their instances."""
-        with self._association([build_context(FIND)]) as open_one:
-            for study in self._matches(open_one, "STUDY", dict(query.study), "StudyInstanceUID"):
-                within = {"StudyInstanceUID": study.StudyInstanceUID}
-                keys = within | dict(query.series)
-                for series in self._matches(open_one, "SERIES", keys, "SeriesInstanceUID"):
-                    below = within | {"SeriesInstanceUID": series.SeriesInstanceUID}
-                    wanted = ("SOPInstanceUID", "SOPClassUID")
-                    for one in self._matches(open_one, "IMAGE", below, *wanted):
-                        yield Instance(*below.values(), *(str(one.get(key, "")) for key in wanted))
+        with Line(self.address, self._timeout, [build_context(FIND)]) as line:
+            for study in self._matches(line, "STUDY", dict(query.study), "StudyInstanceUID"):
+                name = str(study.get("StudyInstanceUID", ""))
+                if is_uid(name):  # as a key, an empty one would match every study
+                    yield from self._within(line, name, dict(query.series))
+                else:
+                    yield Instance(name, "", "")
 
-    def _matches(
-        self, association: Association, level: str, keys: dict[str, str], *wanted: str
-    ) -> list[Dataset]:
+    def _within(self, line: Line, study: str, keys: dict[str, str]) -> Iterator[Instance]:
+        """Name the objects of a study in series that match."""
+        keys = {"StudyInstanceUID": study, **keys}
+        for one in self._matches(line, "SERIES", keys, "SeriesInstanceUID"):
+            series = str(one.get("SeriesInstanceUID", ""))
+            if not is_uid(series):
+                yield Instance(study, series, "")
+                continue
+            below = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+            wanted = ("SOPInstanceUID", "SOPClassUID")
+            for image in self._matches(line, "IMAGE", below, *wanted):
+                yield Instance(study, series, *(str(image.get(key, "")) for key in wanted))
+
+    def _matches(self, line: Line, level: str, keys: dict[str, str], *wanted: str) -> list[Dataset]:
         """All answers of a C-FIND (PS3.4 C.4.1)."""
-        question, found = _question(level, dict.fromkeys(wanted, "") | keys), []
-        with quiet():
-            for status, answer in association.send_c_find(question, FIND):
-                code = status.get("Status")
-                if code in _PENDING and answer is not None:
-                    found.append(answer)
-                elif code != 0x0000:
-                    said = "no answer" if code is None else f"status {code:04X}H"
-                    raise DescryError(f"{self.address.title}: the search failed ({said})")
+        question = _question(level, dict.fromkeys(wanted, "") | keys)
+        found = line.tried(partial(self._answers, question=question))
+        if found is None:
+            raise line.unreachable("it breaks the connection again and again")
         return found
+
+    def _answers(self, association: Association, question: Dataset) -> list[Dataset] | None:
+        """Answers of a C-FIND, or None for a broken line."""
+        found = []
+        try:
+            with quiet():
+                for status, answer in association.send_c_find(question, FIND):
+                    code = status.get("Status")
+                    if code in (_PENDING, _UNSUPPORTED_KEY) and answer is not None:
+                        found.append(answer)
+                        self._warn(code == _UNSUPPORTED_KEY)
+                    elif code is None:
+                        return None
+                    elif code != 0x0000:
+                        said = f"the search failed (status {code:04X}H)"
+                        raise DescryError(f"{self.address.title}: {said}")
+        except RuntimeError:  # the association has ended
+            return None
+        return found
+
+    def _warn(self, vague: bool) -> None:
+        if vague and not self._vague:
+            log.warning("the archive does not match every key of --query: it may give more")
+        self._vague = self._vague or vague
 
     def fetch(self, instances: Iterable[Instance], folder: Path) -> Iterator[tuple[Instance, str]]:
         """Write each object below `folder`, in the transfer syntax that the archive keeps."""
@@ -100,88 +126,47 @@ class DimseArchive:
     def _fetch_class(
         self, sop_class: str, instances: list[Instance], folder: Path
     ) -> Iterator[tuple[Instance, str]]:
-        """Fetch objects of one class; go on with the rest when the connection breaks."""
+        """Fetch objects of one class; one at which the connection breaks costs itself only."""
         classes = (sop_class,) if sop_class else _COMMON
-        contexts = [build_context(one, [syntax]) for one in classes for syntax in _SYNTAXES]
+        syntaxes = (*(NATIVE if sop_class else _LITTLE), *PLUGINS)
+        contexts = [build_context(one, [syntax]) for one in classes for syntax in syntaxes]
         roles = [build_role(one, scp_role=True) for one in classes]
-        handlers = [(evt.EVT_C_STORE, _keep, [folder])]
-        todo, breaks = instances, 0
-        while todo:
-            with self._association([build_context(GET), *contexts], roles, handlers) as open_one:
-                for instance in list(todo):
-                    reason = _got(open_one, instance, folder)
-                    if reason is None:
-                        breaks += 1
-                        break
-                    todo, breaks = todo[1:], 0
-                    yield instance, reason
-            if breaks >= len(_WAITS):
-                raise self._unreachable("it breaks the connection again and again")
+        handlers = [(evt.EVT_C_STORE, _keep, [folder, {one.path for one in instances}])]
+        broke_before = False
+        with Line(
+            self.address, self._timeout, [build_context(GET), *contexts], roles, handlers
+        ) as line:
+            for instance in instances:
+                reason = line.tried(partial(_got, instance=instance, folder=folder))
+                if reason is None and broke_before:
+                    raise line.unreachable("it breaks the connection again and again")
+                broke_before = reason is None
+                broken = f"the connection breaks at this object, {len(WAITS)} attempts"
+                yield instance, broken if reason is None else reason
 
     def send(self, paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
         """Store files over one connection."""
         files = list(paths)
         metas = [read_file_meta_info(path) for path in files]
-        kinds = {(m.MediaStorageSOPClassUID, m.TransferSyntaxUID) for m in metas}
+        contexts = [
+            # The default syntax has to be offered (PS3.5 10.1); pynetdicom converts where it can.
+            build_context(kind, [syntax])
+            for kind, kept in sorted(
+                {(m.MediaStorageSOPClassUID, m.TransferSyntaxUID) for m in metas}
+            )
+            for syntax in dict.fromkeys((kept, *(() if kept.is_compressed else _LITTLE)))
+        ]
         if not files:
             return
-        with self._association([build_context(c, [s]) for c, s in sorted(kinds)]) as open_one:
+        with Line(self.address, self._timeout, contexts) as line:
             for path in files:
-                yield path, self._stored(open_one, path)
-
-    def _stored(self, association: Association, path: Path) -> str:
-        """Empty, or why a file was not stored (PS3.7 9.1.1.1.9)."""
-        try:
-            with quiet():
-                code = association.send_c_store(path).get("Status")
-        except ValueError:
-            return "the archive does not accept objects of this kind"
-        except RuntimeError:
-            code = None
-        if code is None:
-            raise self._unreachable("it has stopped answering")
-        return "" if code == 0x0000 or code >> 12 == 0xB else f"status {code:04X}H"
-
-    @contextmanager
-    def _association(
-        self,
-        contexts: Sequence[PresentationContext],
-        roles: Sequence[Any] = (),
-        handlers: Sequence[Any] = (),
-    ) -> Iterator[Association]:
-        association = self._connected(contexts, roles, handlers)
-        try:
-            yield association
-        finally:
-            if association.is_established:
-                association.release()
-
-    def _connected(
-        self, contexts: Sequence[Any], roles: Sequence[Any], handlers: Sequence[Any]
-    ) -> Association:
-        """An open association; further attempts wait longer each time."""
-        for wait in _WAITS:
-            association = self._entity.associate(
-                self.address.host,
-                self.address.port,
-                contexts=list(contexts),
-                ae_title=self.address.title,
-                ext_neg=list(roles),
-                evt_handlers=list(handlers),
-            )
-            if association.is_established:
-                return association
-            if association.is_rejected:
-                raise self._unreachable("it rejects us: does it know our AE title and its own?")
-            if wait is not None:
-                time.sleep(wait)
-        raise self._unreachable(f"no connection in {len(_WAITS)} attempts")
-
-    def _unreachable(self, what: str) -> DescryError:
-        return DescryError(
-            f"archive {self.address.title} on port {self.address.port}: {what}; "
-            "the same command goes on where it stopped"
-        )
+                try:
+                    reason = line.tried(partial(_stored, path=path))
+                except NothingAccepted:
+                    reason = _UNACCEPTED
+                if reason is None:
+                    raise line.unreachable("it breaks the connection again and again")
+                yield path, reason
 
 
 def _question(level: str, keys: dict[str, str]) -> Dataset:
@@ -195,6 +180,8 @@ def _question(level: str, keys: dict[str, str]) -> Dataset:
 
 def _got(association: Association, instance: Instance, folder: Path) -> str | None:
     """Fetch one object: empty, why the archive does not give it, or None for a broken line."""
+    if (folder / instance.path).exists():  # it came along with another, or before the line broke
+        return ""
     uids = (instance.study, instance.series, instance.uid)
     names = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
     question, code = _question("IMAGE", dict(zip(names, uids, strict=True))), None
@@ -211,13 +198,28 @@ def _got(association: Association, instance: Instance, folder: Path) -> str | No
     return None if code is None else f"not given (status {code:04X}H)"
 
 
-def _keep(event: evt.Event, folder: Path) -> int:
+def _stored(association: Association, path: Path) -> str | None:
+    """Store one file: empty, why it was not stored (PS3.7 9.1.1.1.9), or None for a broken line."""
+    try:
+        with quiet():
+            code = association.send_c_store(path).get("Status")
+    except ValueError:
+        return _UNACCEPTED
+    except RuntimeError:
+        return None
+    if code is None:
+        return None
+    # A duplicate is what a run that was stopped had sent: equal UIDs are equal objects.
+    return "" if code in (0x0000, _DUPLICATE) or code >> 12 == 0xB else f"status {code:04X}H"
+
+
+def _keep(event: evt.Event, folder: Path, wanted: set[str]) -> int:
     """Write what C-GET brings, byte by byte as it was sent; its UIDs are its path."""
     with quiet():
         dataset = event.dataset
         names = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
         instance = Instance(*(str(dataset.get(name, "")) for name in names))
-    if not all(map(is_uid, (instance.study, instance.series, instance.uid))):
+    if instance.path not in wanted:
         return 0xC000
     try:
         with replacing(folder / instance.path, "wb") as stream:

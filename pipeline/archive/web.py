@@ -1,31 +1,34 @@
 """DICOMweb (PS3.18): QIDO-RS to find, WADO-RS to fetch, STOW-RS to store."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pydicom
 import requests
 from dicomweb_client import DICOMwebClient
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
+from urllib3.exceptions import ReadTimeoutError
 
 from pipeline.archive.address import PASSWORD, TOKEN, USER, WebAddress
-from pipeline.archive.query import Instance, Query
+from pipeline.archive.query import Instance, Query, is_uid
+from pipeline.archive.session import ATTEMPTS, DOWN, open_session
+from pipeline.archive.tls import UNACCEPTED, failure, is_final, speaks_tls, trouble
 from pipeline.atomic import replacing
 from pipeline.dicom.errors import quiet
 from pipeline.errors import DescryError
 
-log = logging.getLogger(__name__)
-_ATTEMPTS = 4  # with 1, 2, 4 s between them
-_DOWN = (502, 503, 504)
-_BUSY = (408, 429, 500, *_DOWN)  # worth another attempt
+_WAITS = (1.0, 2.0, 4.0)  # seconds before an answer that broke off is asked for again
 _WHOLE = 2**31  # bytes: bodies are sent in one piece, which can be sent again
-_PAGE = 1000
+_PAGE = 100  # results: some services refuse to give more than 200
+_DUPLICATES = (0x0111, 0xB00E)  # PS3.7 C.4.6; Azure's own
+_BROKEN_OFF = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
 Find = Callable[..., list[dict[str, Any]]]
+Answer = TypeVar("Answer")
 
 
 class WebArchive:
@@ -33,8 +36,8 @@ class WebArchive:
 
     def __init__(self, address: WebAddress, timeout: float) -> None:
         logging.getLogger("dicomweb_client").setLevel(logging.WARNING)
-        self._place = urlsplit(address.url).hostname
-        self._session = _session(address)
+        self._url, self._timeout = urlsplit(address.url), timeout
+        self._session = open_session(address)
         self._client = DICOMwebClient(
             address.url, session=self._session, timeout=timeout, chunk_size=_WHOLE
         )
@@ -48,43 +51,77 @@ class WebArchive:
 
     def find(self, query: Query) -> Iterator[Instance]:
         """Name the objects that match: studies, their series, their instances."""
-        for study in self._pages(self._client.search_for_studies, dict(query.study)):
-            uid = _value(study, "0020000D")
-            within = {"study_instance_uid": uid}
-            for one in self._pages(self._client.search_for_series, dict(query.series), **within):
-                series = _value(one, "0020000E")
-                below = within | {"series_instance_uid": series}
-                for instance in self._pages(self._client.search_for_instances, {}, **below):
-                    named = (_value(instance, tag) for tag in ("00080018", "00080016"))
-                    yield Instance(uid, series, *named)
+        studies = self._found(self._client.search_for_studies, ("0020000D",), dict(query.study))
+        for (study,) in studies:
+            if is_uid(study):
+                yield from self._within(study, dict(query.series))
+            else:
+                yield Instance(study, "", "")
 
-    def _pages(self, search: Find, keys: dict[str, str], **place: str) -> Iterator[dict[str, Any]]:
-        """All results of a search; a service may give fewer at once than there are."""
-        offset, last = 0, list[dict[str, Any]]()
+    def _within(self, study: str, keys: dict[str, str]) -> Iterator[Instance]:
+        """Name the objects of a study in series that match."""
+        place = {"study_instance_uid": study}
+        for (series,) in self._found(self._client.search_for_series, ("0020000E",), keys, **place):
+            if not is_uid(series):
+                yield Instance(study, series, "")
+                continue
+            below = place | {"series_instance_uid": series}
+            tags = ("00080018", "00080016")
+            for named in self._found(self._client.search_for_instances, tags, {}, **below):
+                yield Instance(study, series, *named)
+
+    def _found(
+        self, search: Find, tags: tuple[str, ...], keys: dict[str, str], **place: str
+    ) -> Iterator[tuple[str, ...]]:
+        """Values of all results of a search; a service may give fewer at once than there are.
+
+        The end is a page without a new result: some services know no pages, or repeat.
+        """
+        offset, seen = 0, set[tuple[str, ...]]()
         while True:
+            ask = partial(search, search_filters=keys, limit=_PAGE, offset=offset, **place)
             try:
-                with self._asking():
-                    page = search(search_filters=keys, limit=_PAGE, offset=offset, **place)
+                page = self._tried(partial(_values, ask, tags))
+            except _BrokenOff as error:
+                raise self._unreachable(str(error)) from None
             except _Refused as error:
-                raise DescryError(f"{self._place}: the search failed ({error})") from error
-            if not page or page == last:  # nothing more, or a service that knows no pages
+                raise DescryError(f"{self._url.hostname}: the search failed ({error})") from error
+            fresh = [one for one in dict.fromkeys(page) if one not in seen]
+            if not fresh:
                 return
-            yield from page
-            offset, last = offset + len(page), page
+            yield from fresh
+            offset, seen = offset + len(page), seen.union(fresh)
 
     def fetch(self, instances: Iterable[Instance], folder: Path) -> Iterator[tuple[Instance, str]]:
         """Write each object below `folder`, in the transfer syntax that the archive keeps."""
+        broke_before = False
         for instance in instances:
-            yield instance, self._fetched(instance, folder / instance.path)
+            try:
+                reason, broken = self._fetched(instance, folder / instance.path), False
+            except _BrokenOff as error:
+                if broke_before:
+                    raise self._unreachable(str(error)) from None
+                reason, broken = f"{error}, {len(_WAITS) + 1} attempts", True
+            broke_before = broken
+            yield instance, reason
 
     def _fetched(self, instance: Instance, path: Path) -> str:
+        uids = (instance.study, instance.series, instance.uid)
+        retrieve = partial(self._client.retrieve_instance, *uids)
         try:
+            try:
+                dataset = self._tried(partial(retrieve, media_types=(("application/dicom", "*"),)))
+            except _Refused as error:
+                if error.status != 406:  # Not Acceptable: it may not know the wildcard
+                    raise
+                dataset = self._tried(partial(retrieve, media_types=("application/dicom",)))
             with self._asking(), quiet():
-                dataset = self._client.retrieve_instance(
-                    instance.study, instance.series, instance.uid
-                )
+                if str(dataset.get("SOPInstanceUID", "")) != instance.uid:
+                    return "the archive gives another object than the one that was asked for"
                 with replacing(path, "wb") as stream:
                     dataset.save_as(stream, enforce_file_format=True)
+        except _BrokenOff:
+            raise
         except _Refused as error:
             return str(error)
         return ""
@@ -93,12 +130,43 @@ class WebArchive:
         """Store files, one a request."""
         for path in paths:
             try:
-                with self._asking(), quiet():
-                    answer = self._client.store_instances([pydicom.dcmread(path)])
-                    reason = _refusal(answer)
+                reason = self._tried(partial(self._stored, path))
+            except _BrokenOff as error:
+                raise self._unreachable(str(error)) from None
             except _Refused as error:
                 reason = str(error)
             yield path, reason
+
+    def _stored(self, path: Path) -> str:
+        """Empty, or why an instance was not stored (PS3.18 10.5.3)."""
+        dataset = pydicom.dcmread(path)
+        try:
+            answer = self._client.store_instances([dataset])
+        except requests.HTTPError as error:
+            assert error.response is not None
+            if error.response.status_code != 409 or not error.response.content:
+                raise
+            answer = pydicom.Dataset.from_json(error.response.json())
+        failed = [int(one.get("FailureReason", 0)) for one in answer.get("FailedSOPSequence", [])]
+        if failed and failed[0] not in _DUPLICATES:  # equal UIDs are equal objects
+            return f"failure reason {failed[0]:04X}H"
+        named = [
+            one.get("ReferencedSOPInstanceUID") for one in answer.get("ReferencedSOPSequence", [])
+        ]
+        if not failed and dataset.SOPInstanceUID not in named:
+            return "the archive does not say that it has stored it"
+        return ""
+
+    def _tried(self, ask: Callable[[], Answer]) -> Answer:
+        """Ask, and again where the answer breaks off: the session looks only at how it begins."""
+        for wait in _WAITS:
+            try:
+                with self._asking(), quiet():
+                    return ask()
+            except _BrokenOff:
+                time.sleep(wait)
+        with self._asking(), quiet():
+            return ask()
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -106,25 +174,49 @@ class WebArchive:
         try:
             yield
         except requests.HTTPError as error:
-            status = 0 if error.response is None else error.response.status_code
-            if status in (401, 403):
-                raise DescryError(
-                    f"{self._place}: the archive does not let us in (HTTP {status}); "
-                    f"set {USER} and {PASSWORD}, or {TOKEN}"
-                ) from None
-            if status in _DOWN:
-                raise self._unreachable(f"HTTP {status}") from None
-            raise _Refused(f"HTTP {status}") from None
+            assert error.response is not None  # requests knows such errors by their answers
+            raise self._status(error.response) from None
+        except requests.exceptions.JSONDecodeError:
+            raise _Refused("the answer is no DICOM JSON") from None
         except requests.RequestException as error:
-            raise self._unreachable(type(error).__name__) from None
+            silent = bool(error.args) and isinstance(error.args[0], ReadTimeoutError)
+            if silent or isinstance(error, _BROKEN_OFF):
+                raise _BrokenOff("the answer breaks off") from None
+            if (wrong := failure(error)) is not None:
+                why = trouble(wrong)
+                final = DescryError(f"{self._url.hostname}: {why}")
+                raise (final if is_final(wrong) else self._unreachable(why)) from None
+            raise self._mute() or self._unreachable(type(error).__name__) from None
         except (OSError, DescryError):
             raise
         except Exception as error:  # what the client and pydicom raise has no common base
             raise _Refused(f"unusable answer ({type(error).__name__})") from error
 
+    def _status(self, response: requests.Response) -> Exception:
+        """What an HTTP status means."""
+        status = response.status_code
+        one_object = response.request.method == "GET" and "/instances/" in str(response.url)
+        if status == 401 or (status == 403 and not one_object):  # an object may be locked away
+            return DescryError(
+                f"{self._url.hostname}: the archive does not let us in (HTTP {status}); "
+                f"set {USER} and {PASSWORD}, or {TOKEN}"
+            )
+        if status in DOWN:
+            return self._unreachable(f"HTTP {status}")
+        if status == 400 and b"SSL certificate" in response.content:  # what nginx says
+            return DescryError(f"{self._url.hostname}: {UNACCEPTED}")
+        return (self._mute() if status == 400 else None) or _Refused(f"HTTP {status}", status)
+
+    def _mute(self) -> DescryError | None:
+        """The error for a server that wants TLS, which answers to http with 400 or with nothing."""
+        host, port = self._url.hostname or "", self._url.port or 80
+        if self._url.scheme == "https" or not speaks_tls(host, port, self._timeout):
+            return None
+        return DescryError(f"{host}: it speaks TLS on this port: write https:// instead of http://")
+
     def _unreachable(self, what: str) -> DescryError:
         return DescryError(
-            f"{self._place}: the archive cannot be reached ({what}, {_ATTEMPTS} attempts); "
+            f"{self._url.hostname}: the archive cannot be reached ({what}, {ATTEMPTS} attempts); "
             "the same command goes on where it stopped"
         )
 
@@ -132,38 +224,19 @@ class WebArchive:
 class _Refused(Exception):
     """The archive answers, but not with what was asked for."""
 
-
-def _session(address: WebAddress) -> requests.Session:
-    """A session that tries again, waiting longer each time, and knows the credentials."""
-    session = requests.Session()
-    again = Retry(
-        total=_ATTEMPTS - 1,
-        backoff_factor=1,
-        status_forcelist=_BUSY,
-        allowed_methods=None,  # storing twice is harmless: the UIDs are the same
-        raise_on_status=False,
-    )
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=again))
-    if address.token:
-        session.headers["Authorization"] = f"Bearer {address.token}"
-    elif address.user:
-        session.auth = (address.user, address.password)
-    secret, scheme = address.token or address.user, urlsplit(address.url).scheme
-    if secret and scheme == "http":
-        log.warning("credentials travel unencrypted over http; use https outside of this machine")
-    return session
+    def __init__(self, reason: str, status: int = 0) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
-def _value(entry: dict[str, Any], tag: str) -> str:
-    """First value of an attribute in DICOM JSON (PS3.18 F.2), empty where absent."""
-    values = entry.get(tag, {}).get("Value") or [""]
-    return str(values[0])
+class _BrokenOff(_Refused):
+    """An answer began and did not end."""
 
 
-def _refusal(answer: pydicom.Dataset) -> str:
-    """Why an instance was not stored (PS3.18 10.5.3); empty if it was."""
-    failed = answer.get("FailedSOPSequence")
-    if not failed:
-        return ""
-    return f"failure reason {int(failed[0].get('FailureReason', 0)):04X}H"
+def _values(
+    ask: Callable[[], list[dict[str, Any]]], tags: tuple[str, ...]
+) -> list[tuple[str, ...]]:
+    """First values of attributes in DICOM JSON (PS3.18 F.2), empty where absent."""
+    return [
+        tuple(str((entry.get(tag, {}).get("Value") or [""])[0]) for tag in tags) for entry in ask()
+    ]

@@ -110,7 +110,7 @@ def predict(
         typer.Option(
             "--from",
             metavar="URL",
-            help="Instead of a folder: https://HOST/PATH (DICOMweb) or dicom://AET@HOST:PORT.",
+            help="Instead of a folder: https://HOST/PATH (DICOMweb) or dicom(s)://AET@HOST:PORT.",
             rich_help_panel=ARCHIVE,
         ),
     ] = "",

@@ -1,0 +1,214 @@
+"""Lines to an application entity (PS3.8): opened when needed, and again after they broke."""
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+
+from pipeline.archive.address import AE_TITLE, DimseAddress
+from pipeline.archive.tls import EARLY, is_final, speaks_tls, trouble
+from pipeline.errors import DescryError
+
+WAITS = (1.0, 2.0, 4.0, None)  # seconds before the next attempt
+Answer = TypeVar("Answer")
+
+
+class NothingAccepted(DescryError):
+    """The archive accepts an association, but nothing that we want to do in it."""
+
+
+class Line:
+    """Associations with one application entity, one at a time.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds without a byte after which the connection is cut.
+    contexts, roles, handlers : sequences
+        What pynetdicom negotiates and calls.
+    """
+
+    def __init__(
+        self,
+        address: DimseAddress,
+        timeout: float,
+        contexts: Sequence[PresentationContext],
+        roles: Sequence[Any] = (),
+        handlers: Sequence[Any] = (),
+    ) -> None:
+        self.address, self._timeout = address, timeout
+        self._contexts, self._roles, self._handlers = list(contexts), list(roles), list(handlers)
+        self._entity = AE(ae_title=address.own_title)
+        self._entity.acse_timeout = self._entity.connection_timeout = timeout
+        self._entity.dimse_timeout = self._entity.network_timeout = None  # `_Silence` does it
+        self._open: Association | None = None
+
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._open is not None and self._open.is_established:
+            self._open.release()
+        self._entity.shutdown()
+
+    def tried(self, ask: Callable[[Association], Answer | None]) -> Answer | None:
+        """Return what `ask` returns; None means that the line broke, and it is called again.
+
+        Returns
+        -------
+        Answer or None
+            None where the line broke at each attempt.
+
+        Raises
+        ------
+        DescryError
+            When no association can be had.
+        """
+        for wait in WAITS:
+            if self._open is None or not self._open.is_established:
+                self._open = self._associated()
+            answer = ask(self._open)
+            if answer is not None:
+                return answer
+            self._open.abort()
+            self._open = None
+            if wait is not None:
+                time.sleep(wait)
+        return None
+
+    def unreachable(self, what: str) -> DescryError:
+        """The error that ends a run."""
+        return DescryError(f"{self._name()}: {what}; the same command goes on where it stopped")
+
+    def _name(self) -> str:
+        return f"archive {self.address.title} on port {self.address.port}"
+
+    def _associated(self) -> Association:
+        """An open association; further attempts wait longer each time."""
+        for wait in WAITS:
+            errors: list[OSError] = []
+            association = self._attempt(errors)
+            if association.is_established:
+                return association
+            why = self._why(association, errors)
+            if wait is not None:
+                time.sleep(wait)
+        mute = self.address.tls is None and not association.is_rejected
+        if mute and speaks_tls(*self._place(), self._timeout):
+            why = "it speaks TLS on this port: write dicoms:// instead of dicom://"
+        raise self.unreachable(f"{why}, {len(WAITS)} attempts")
+
+    def _place(self) -> tuple[str, int]:
+        return self.address.host, self.address.port
+
+    def _attempt(self, errors: list[OSError]) -> Association:
+        """Ask once for an association; what TLS says goes into `errors`."""
+        context = self.address.tls
+        if context is not None:
+            context.sslsocket_class = _listening(errors)
+        try:
+            return self._entity.associate(
+                *self._place(),
+                contexts=self._contexts,
+                ae_title=self.address.title,
+                ext_neg=self._roles,
+                evt_handlers=[*self._handlers, *_Silence(self._timeout).handlers],
+                tls_args=None if context is None else (context, self.address.host),
+            )
+        except socket.gaierror:
+            raise self.unreachable("its host has no address") from None
+
+    def _why(self, association: Association, errors: list[OSError]) -> str:
+        """Why there is no association.
+
+        Raises
+        ------
+        DescryError
+            Where another attempt would end in the same way.
+        """
+        for error in errors:
+            if isinstance(error, ssl.SSLError) and is_final(error):
+                raise DescryError(f"{self._name()}: {trouble(error)}")
+        if association.rejected_contexts:
+            raise NothingAccepted(f"{self._name()}: it does not offer what we ask it for")
+        if not association.is_rejected:
+            return EARLY if errors else "no connection"
+        answer: Any = association.acceptor.primitive  # PS3.8 9.3.4
+        if answer.result == 0x02:  # transient
+            return "it has too many connections" if answer.diagnostic == 0x02 else "it is busy"
+        reasons = {
+            0x03: f"it does not know our AE title {self.address.own_title}, set {AE_TITLE}",
+            0x07: f"it is not called {self.address.title}",
+        }
+        about = reasons.get(answer.diagnostic, "does it know our AE title and its own?")
+        raise DescryError(f"{self._name()}: it rejects us: {about}")
+
+
+def _listening(errors: list[OSError]) -> type[ssl.SSLSocket]:
+    """A kind of socket that keeps what goes wrong: pynetdicom knows only that something did.
+
+    With TLS 1.3 a client learns when it first reads that its certificate was not accepted.
+    """
+
+    class Listening(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            try:
+                super().do_handshake(block)
+            except OSError as error:
+                errors.append(error)
+                raise
+
+        def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+            try:
+                return super().recv(buflen, flags)
+            except ssl.SSLError as error:
+                errors.append(error)
+                raise
+
+    return Listening
+
+
+class _Silence:
+    """Cuts a connection on which nothing moves.
+
+    pynetdicom's own timers count whole messages, in which a large object may take longer than any
+    archive should be silent, and do not count while a message is on its way.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout, self._moved = timeout, time.monotonic()
+        self._closed = threading.Event()
+        self.handlers = [
+            (evt.EVT_CONN_OPEN, self._begin),
+            (evt.EVT_DATA_RECV, self._move),
+            (evt.EVT_DATA_SENT, self._move),
+            (evt.EVT_CONN_CLOSE, self._end),
+        ]
+
+    def _begin(self, event: evt.Event) -> None:
+        line: Any = event.assoc.dul.socket
+        line = line.socket
+        line.settimeout(self._timeout)  # within a message
+        self._moved = time.monotonic()
+        threading.Thread(target=self._watch, args=(line,), daemon=True).start()
+
+    def _move(self, event: evt.Event) -> None:
+        self._moved = time.monotonic()
+
+    def _end(self, event: evt.Event) -> None:
+        self._closed.set()
+
+    def _watch(self, line: socket.socket) -> None:
+        while (left := self._moved + self._timeout - time.monotonic()) > 0:
+            if self._closed.wait(left):
+                return
+        with contextlib.suppress(OSError):  # it is closed already
+            # Not that of an SSLSocket, which is in use elsewhere: only the bytes have to stop.
+            socket.socket.shutdown(line, socket.SHUT_RDWR)
