@@ -74,7 +74,7 @@ def test_processes_are_counted_by_whoever_started_them(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")  # as Lightning sets it for the processes it starts
     assert find_processes(4) == Processes(3, 4, 1)
     slurm = {"NTASKS": "8", "NNODES": "2", "PROCID": "5", "JOB_NAME": "train", "JOB_ID": "1"}
-    for name, value in slurm.items():
+    for name, value in (slurm | {"STEP_ID": "0", "NTASKS_PER_NODE": "4"}).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert find_processes(1) == Processes(5, 4, 2)
     torchrun = {"RANK": "6", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", "LOCAL_RANK": "6"}

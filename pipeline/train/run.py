@@ -28,7 +28,7 @@ from pipeline.train.guards import check_precision, naming_knobs
 from pipeline.train.identity import data_digest, identity
 from pipeline.train.live import live_log
 from pipeline.train.module import Steps, TrainingModule
-from pipeline.train.processes import Processes, find_processes
+from pipeline.train.processes import EndsAtOnce, Processes, find_processes, slurm
 from pipeline.train.progress import Progress
 from pipeline.train.scratch import Scratch, naming_a_full_disk
 from pipeline.train.settings import Judge, Machine, Settings
@@ -187,7 +187,8 @@ def _fit(
         enable_progress_bar=False,
         use_distributed_sampler=False,
         # the average first: it must have seen a step before the books are kept of it
-        callbacks=[callback for callback in (books.average, books) if callback],
+        callbacks=[callback for callback in (books.average, books, EndsAtOnce()) if callback],
+        plugins=slurm(),
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
