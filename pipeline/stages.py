@@ -5,6 +5,7 @@ imports are inside the functions, so that a mistake in the parameters shows befo
 loaded.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -107,7 +108,7 @@ def train_machine(params: Params, device: str) -> "Machine":
         devices=chosen.devices,
         workers=loader_workers(params, device),
         cache=picture_cache(params, device),
-        scratch=Path(chosen.scratch),
+        scratch=lasting(chosen.scratch),
         checkpoint_minutes=chosen.checkpoint_minutes,
         track=chosen.track,
     )
@@ -314,8 +315,6 @@ def pick_device(wanted: str) -> str:
 
 def loader_workers(params: Params, device: str) -> int:
     """Loader processes: as asked; by default one per core for a GPU, none beside CPU training."""
-    import os
-
     if params.machine.workers >= 0:
         return params.machine.workers
     return 0 if device == "cpu" else os.cpu_count() or 1
@@ -328,5 +327,14 @@ def picture_cache(params: Params, device: str) -> "CachePlan | None":
     chosen = params.machine
     if chosen.cache == "none" or (chosen.cache == "auto" and device == "cpu"):
         return None
-    own = Path(chosen.scratch) / "pictures"
-    return CachePlan(own if chosen.cache == "auto" else Path(chosen.cache), chosen.cache_gib)
+    own = lasting(chosen.scratch) / "pictures"
+    return CachePlan(own if chosen.cache == "auto" else lasting(chosen.cache), chosen.cache_gib)
+
+
+def lasting(folder: str) -> Path:
+    """A folder of `machine`, where it outlives the copy of the repository that this may run in.
+
+    ``dvc queue`` and ``dvc exp run --temp`` run their stages in copies that they remove, and name
+    the repository itself in DVC_ROOT; so a relative path counts from there.
+    """
+    return Path(os.environ.get("DVC_ROOT", ""), folder)
