@@ -1,61 +1,26 @@
 """The pipeline as DVC runs it, end to end on the samples, with everything made small."""
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from project_factory import commit, copy_project, environment, run
 
-ROOT = Path(__file__).parents[1]
 DATASETS = ("brain_tumor", "rsna")  # one of ordinary images, one of DICOM
 pytestmark = pytest.mark.slow
-
-
-def run(folder: Path, *command: str) -> str:
-    """Run a command of the project in a folder; fail with its output."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    names = {
-        f"GIT_{who}_{what}": "test@test"
-        for who in ("AUTHOR", "COMMITTER")
-        for what in ("NAME", "EMAIL")
-    }
-    env = os.environ | names | {"PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     """A copy of the project with one epoch on two datasets at 64 px, under git, run once."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("pipeline", ".dvc", "dvc.yaml", ".dvcignore", ".gitignore"):
-        source = ROOT / name
-        if source.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__", "tmp", "cache")
-            shutil.copytree(source, folder / name, ignore=ignore)
-        else:
-            shutil.copy(source, folder)
-    for name in DATASETS:
-        shutil.copytree(ROOT / "datasets" / name / "sample", folder / "datasets" / name / "sample")
-        shutil.copy(ROOT / "datasets" / name / "README.md", folder / "datasets" / name)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["datasets"] = list(DATASETS)
-    params["recipes"]["sample"] |= {
-        "image_size": 64,
-        "epochs": dict.fromkeys(params["recipes"]["sample"]["epochs"], 1),
-    }
+    params = copy_project(folder, DATASETS, epochs=1)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    run(folder, "git", "init", "-q")
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "-qm", "start")
+    commit(folder, "start")
     run(folder, "dvc", "repro")
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "-qm", "first run")
+    commit(folder, "first run")
     return folder
 
 
@@ -113,11 +78,10 @@ def test_a_model_knob_retrains_but_converts_nothing(project):
 
 
 def test_a_wrong_value_stops_before_any_stage_works(project):
-    env = os.environ | {"PYTHONPATH": str(project)}
     done = subprocess.run(
-        [Path(sys.executable).parent / "dvc", "repro", "--force"],
+        ["dvc", "repro", "--force"],
         cwd=_with_wrong_value(project),
-        env=env | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        env=environment(project),
         capture_output=True,
         text=True,
     )
