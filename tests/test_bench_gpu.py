@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -19,20 +20,20 @@ from pipeline.errors import DescryError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from gpu_pieces import bits, memory, rate, steps, study, throughput
+from gpu_pieces import bits, child, memory, rate, steps, store, study, throughput
 from gpu_pieces.arms import PEERS, R50, TIMM, arms, ours, peer, synthetic
 from gpu_pieces.child import answer
 from gpu_pieces.command import main, wanted_batches
-from gpu_pieces.gains import VARIANTS
 from gpu_pieces.gains import run as gains
 from gpu_pieces.runner import OutOfTime, Runner, launch
 from gpu_pieces.store import Place
 from gpu_pieces.summary import differs, study_means, summary, table
-from gpu_pieces.units import FULL, TINY, Unit, planned
+from gpu_pieces.units import COMPILED, FULL, TINY, UNCOMPILED, Unit, planned
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 VIT = partial(ours, "vit", "micro", enhanced=False)
-STUDY = {"device": "cpu", "recipe": "sample", "side": 64, "arm": "full", "seed": 1, "epochs": 1}
+TRAINING = {"device": "cpu", "recipe": "sample", "epochs": 1, "workers": 0}
+STUDY = TRAINING | {"side": 64, "arm": "full", "seed": 1}
 DEVICE = {"name": "none", "torch": "0"}
 
 
@@ -47,19 +48,28 @@ def test_a_plan_has_one_name_per_unit_and_every_backbone():
     units = planned(FULL, ["vit", "new"], "cuda")
     names = [(u.piece, u.name) for u in units]
     assert len(names) == len(set(names))
-    assert [n for p, n in names if p == "bits"] == ["vit", "new"]
+    assert [n for p, n in names if p == "bits"] == [
+        "vit", "new", "descry-train-fp32", "descry-train-bf16",
+    ]  # fmt: skip
     assert [n for p, n in names if p == "memory"] == [
         "512px-fp32", "512px-bf16", "800px-fp32", "800px-bf16",
     ]  # fmt: skip
     runs = [n for p, n in names if p == "study"]
     assert len(runs) == 2 * 6 * 3
-    assert runs[:2] == ["sample-baseline-seed0", "sample-wider-seed0"]
+    assert runs[:2] == ["paper-baseline-seed0", "paper-wider-seed0"]
     assert all(u.parameters["device"] == "cuda" and u.seconds < 600 for u in units)
+
+
+def test_what_may_take_minutes_to_compile_comes_last_and_apart():
+    names = [(u.kind, u.parameters.get("variants", u.name)) for u in planned(FULL, ["vit"], "cuda")]
+    compiled = [("gains", list(COMPILED))] * 3
+    assert names[-5:] == [("rate", "rate"), *compiled, ("rate", "rate-compiled")]
+    assert names.count(("gains", list(UNCOMPILED))) == 3
 
 
 def test_strict_units_choose_the_workspace_before_cuda_starts_and_timed_ones_do_not():
     for unit in planned(FULL, ["vit"], "cuda"):
-        strict = unit.kind in ("bits", "study", "gains")
+        strict = unit.kind in ("bits", "training", "study", "gains")
         assert ("CUBLAS_WORKSPACE_CONFIG" in unit.environment) == strict
 
 
@@ -73,6 +83,10 @@ def test_batches_and_pieces_are_read(capsys):
     assert wanted_batches("512:16,800:8") == ((512, 16), (800, 8))
     assert main("", ["--pieces", "bits,speed"]) == 2
     assert "'speed' is none of bits, throughput, memory, study" in capsys.readouterr().err
+    assert main("", ["--num-shards", "2", "--shard", "2"]) == 2
+    assert "--shard 2: must be 0 to 1" in capsys.readouterr().err
+    assert main("", ["--num-shards", "2", "--pieces", "throughput"]) == 2
+    assert "throughput needs the device for itself" in capsys.readouterr().err
 
 
 def test_turns_go_forward_and_back():
@@ -190,19 +204,20 @@ def test_flops_of_a_product_are_two_a_multiplication():
 
 
 def test_the_rate_and_the_share_of_it():
-    found = rate.run("cpu", 64, 1, True, 2, 1, 1, "eager", 32)
-    for name in ("backbone eager", "detector eager", "backbone compiled", "detector compiled"):
-        figures = found["vit-base bf16"][name]
-        expected = figures["TFLOP/s"] / found["matrix rate in TFLOP/s"]["median"]
-        assert figures["share"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
-    eager, compiled = (found["vit-base bf16"][f"detector {n}"] for n in ("eager", "compiled"))
-    assert eager["GFLOP"] == compiled["GFLOP"] > found["vit-base bf16"]["backbone eager"]["GFLOP"]
+    eager, compiled = (rate.run("cpu", 64, 1, True, 2, 1, 1, 32, how) for how in ("", "eager"))
+    for found in (eager, compiled):
+        for figures in found["vit-base bf16"].values():
+            expected = figures["TFLOP/s"] / found["matrix rate in TFLOP/s"]["median"]
+            assert figures["share"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    backbone, detector = (eager["vit-base bf16"][name] for name in ("backbone", "detector"))
+    assert compiled["vit-base bf16"]["detector"]["GFLOP"] == detector["GFLOP"] > backbone["GFLOP"]
 
 
 @pytest.mark.slow
 def test_every_switch_is_measured_against_the_base():
-    found = gains("cpu", "vit", 64, 1, True, 2, 1, 1, "eager")
-    assert set(found["variants"]) == set(VARIANTS) and found["left out"] == {}
+    variants = [*UNCOMPILED, *COMPILED]
+    found = gains("cpu", "vit", 64, 1, True, 2, 1, 1, variants, "eager")
+    assert list(found["variants"]) == ["base", *variants] and found["left out"] == {}
     assert set(found["variants"]["fused AdamW"]) == {"images per second", "gain"}
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -246,6 +261,26 @@ class World:
 
 
 DONE = {"status": "done", "result": {"x": 1}}
+
+
+def test_a_package_for_training_that_comes_later_undoes_no_timing(place):
+    later = replace(place, versions=place.versions | {"albumentations": "2.0.8"})
+    newer = replace(place, versions={"torch": "1"})
+    timing = Unit("throughput", "throughput", "t", {}, 1, {})
+    assert place.key(timing) == later.key(timing) != newer.key(timing)
+    assert len({where.key(unit()) for where in (place, later, newer)}) == 3
+
+
+def test_a_result_belongs_to_the_code_that_decides_over_it(place, monkeypatch):
+    monkeypatch.setattr(
+        store, "tree_hash", lambda root, files: {str(f.relative_to(root)) for f in files}
+    )
+    assert set(store.MODULES) == set(child.KINDS) - {"probe", "convert"}
+    timing, trained = place.code(Unit("throughput", "gains", "g", {}, 1, {})), place.code(unit())
+    assert "pipeline/models/vit.py" in timing & trained
+    assert "benchmarks/gpu_pieces/gains.py" in timing - trained
+    assert {"params.yaml", "pipeline/train/run.py", "pipeline/convert/ccellbio.py"} <= trained
+    assert not any(name.startswith(("pipeline/train", "pipeline/html")) for name in timing)
 
 
 def test_what_is_done_is_not_done_again_unless_its_key_changed(place):
@@ -309,6 +344,26 @@ def test_the_study_names_all_packages_that_it_lacks(monkeypatch):
     for kind, parameters in (("convert", {"raw": "", "out": ""}), ("study", STUDY | {"coco": ""})):
         reply = answer(kind, parameters)
         assert reply["status"] == "skipped" and "no_such_one, nor_this" in reply["reason"]
+
+
+def test_an_error_that_nobody_thought_of_is_the_units_result(monkeypatch):
+    monkeypatch.setattr("gpu_pieces.probe.run", lambda device: {}[device])
+    assert answer("probe", {"device": "cpu"}) == {"status": "failed", "reason": "KeyError: 'cpu'"}
+
+
+def test_a_unit_ends_with_the_command_that_started_it():
+    inner = "import os, threading, time; from gpu_pieces.child import _end_with_parent\n"
+    inner += "threading.Thread(target=_end_with_parent, daemon=True).start()\n"
+    inner += "print(os.getpid(), flush=True); time.sleep(30); print('still here')"
+    outer = "import sys; from gpu_pieces.runner import _run\n"
+    outer += f"_run([sys.executable, '-c', {inner!r}], {{}}, 60)"
+    paths = {"PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{BENCHMARKS.parent}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", outer], env=os.environ | paths, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline().strip().isdecimal()
+        process.send_signal(signal.SIGKILL)
+        assert process.stdout.read() == ""  # until the unit, too, has let go of it
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -389,6 +444,35 @@ def test_a_run_of_the_study_trains_and_tests_its_arm(squares):
     assert "model.pool_layers=0" in found["baseline"]["overrides"]
     reply = answer("study", STUDY | {"arm": "none", "coco": str(squares)})
     assert reply["status"] == "skipped" and "baseline" in reply["reason"]
+
+
+def test_training_twice_compares_all_files_but_the_times(monkeypatch):
+    runs = []
+
+    def fake(given, coco, folder, workers):
+        (folder / "train").mkdir()
+        (folder / "test").mkdir()
+        (folder / "train/model.pt").write_text("weights")
+        (folder / "train/timing.csv").write_text(str(len(runs)))
+        (folder / "test/metrics.json").write_text(figures[len(runs)])
+        runs.append(workers)
+
+    monkeypatch.setattr(study, "train_and_test", fake)
+    arguments = TRAINING | {"side": 96, "precision": "fp32", "coco": ""}
+    figures = ["1", "1", "1", "2"]
+    verdict = study.twice(**arguments)["fp32"]
+    assert verdict["equal"] and verdict["files"] == 2 and runs == [0, 1]
+    verdict = study.twice(**arguments)["fp32"]
+    assert not verdict["equal"] and verdict["different"] == ["test/metrics.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_and_evaluation_write_the_same_files_twice(squares, precision):
+    values = TRAINING | {"side": 96, "precision": precision, "coco": str(squares)}
+    reply = answer("training", values)
+    assert reply["status"] == "done", reply
+    assert not differs(reply["result"]) and reply["result"][precision]["files"] > 10
 
 
 @pytest.mark.slow

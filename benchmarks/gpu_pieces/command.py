@@ -3,8 +3,7 @@
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +11,14 @@ from machine import machine
 
 from gpu_pieces import child
 from gpu_pieces.runner import Runner
-from gpu_pieces.store import ROOT, Place
+from gpu_pieces.store import FOR_DATA, PACKAGES, ROOT, Place
 from gpu_pieces.summary import summary, table
-from gpu_pieces.units import FULL, PIECES, TINY, Unit, planned
+from gpu_pieces.units import FULL, PIECES, TINY, WITH_DATA, Unit, planned
 from pipeline.atomic import write_json
+from pipeline.convert.engine.pool import cores
 from pipeline.errors import DescryError
 from pipeline.versions import versions
 
-PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "triton", "albumentations")
 SAMPLE = ROOT / "datasets" / "ccellbio" / "sample"
 
 
@@ -43,6 +42,10 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="smoke test, no measurement")
     parser.add_argument("--time-limit", type=float, default=float("inf"), metavar="SECONDS")
+    parser.add_argument(
+        "--num-shards", type=int, default=1, metavar="N", help="processes that share the units"
+    )
+    parser.add_argument("--shard", type=int, default=0, metavar="K", help="which, from 0")
     parser.add_argument("--batches", metavar="SIDE:IMAGES,...", help="default: 512:16,800:8")
     parser.add_argument("--coco", type=Path, help="a converted ccellbio; default: the sample's")
     parser.add_argument("--child", type=Path, nargs=2, help=argparse.SUPPRESS)
@@ -51,50 +54,42 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 def _measure(given: argparse.Namespace) -> int:
     pieces = wanted_pieces(given.pieces)
+    check_shard(given.shard, given.num_shards, pieces)
     settings = TINY if given.tiny else FULL
     if given.batches:
         settings = replace(settings, batches=wanted_batches(given.batches))
     out = given.out or ROOT / "benchmarks/results" / ("gpu-tiny" if given.tiny else "gpu")
-    place = Place(out, {}, machine(), versions(PACKAGES))
-    runner = Runner(place, given.time_limit)
+    place = Place(out, {}, machine(), versions((*PACKAGES, *FOR_DATA)))
+    runner = Runner(place, given.time_limit, workers=loader_workers(given))
     probe = runner.must("probe", {"device": given.device})
     runner.place = place = replace(place, device=probe["device"])
-    units = [u for u in planned(settings, probe["families"], given.device) if u.piece in pieces]
-    _run(runner, units, given.coco)
     everything = planned(settings, probe["families"], given.device)
+    units = [unit for unit in everything if unit.piece in pieces]
+    _run(runner, units[given.shard :: given.num_shards], given.coco)
     result = summary(place, everything, runner.left, tiny=given.tiny)
     write_json(out / "summary.json", result)
     print(table(result))
     return 1 if result["failed"] else 0
 
 
+def loader_workers(given: argparse.Namespace) -> int:
+    """Loader processes of a training run: its share of the cores, as few as serve a GPU."""
+    return 0 if given.device == "cpu" else min(4, max(1, cores() // given.num_shards - 1))
+
+
 def _run(runner: Runner, units: list[Unit], coco: Path | None) -> None:
-    """The study's dataset is converted only if a run of it is to be done."""
-    study = [unit for unit in units if unit.piece == "study"]
-    runner.run(unit for unit in units if unit.piece != "study")
-    if not study:
-        return
-    with _dataset(runner, study, coco) as folder:
-        runner.coco = str(folder)
-        runner.run(study)
-
-
-@contextmanager
-def _dataset(runner: Runner, study: list[Unit], coco: Path | None) -> Iterator[Path]:
-    """The given dataset, or the sample converted into a folder that is removed afterwards."""
-    if coco is not None:
-        yield coco
-        return
+    """Do the units; without a dataset those that need none."""
+    trained = [unit for unit in units if unit.kind in WITH_DATA and not runner.place.done(unit)]
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "coco"
-        if not all(runner.place.done(unit) for unit in study):
+        runner.coco = str(coco or Path(folder) / "coco")
+        if trained and coco is None:
             try:
-                runner.must("convert", {"raw": str(SAMPLE), "out": str(out)})
+                runner.must("convert", {"raw": str(SAMPLE), "out": runner.coco})
             except DescryError as error:
-                runner.say(f"study: no dataset, so its runs cannot be done: {error}")
-                runner.left |= {f"{u.piece}/{u.name}": str(error) for u in study}
-                study.clear()
-        yield out
+                runner.say(f"no dataset, so nothing is trained on it: {error}")
+                runner.left |= {f"{u.piece}/{u.name}": str(error) for u in trained}
+                units = [unit for unit in units if unit not in trained]
+        runner.run(units)
 
 
 def wanted_pieces(text: str) -> list[str]:
@@ -104,6 +99,17 @@ def wanted_pieces(text: str) -> list[str]:
     if unknown:
         raise DescryError(f"--pieces {text}: {unknown[0]!r} is none of {', '.join(PIECES)}")
     return pieces
+
+
+def check_shard(shard: int, num_shards: int, pieces: Sequence[str]) -> None:
+    """Refuse a shard that there is not, and to share a device while time is measured."""
+    if not 0 <= shard < num_shards:
+        raise DescryError(f"--shard {shard}: must be 0 to {num_shards - 1}")
+    if num_shards > 1 and "throughput" in pieces:
+        raise DescryError(
+            f"--num-shards {num_shards}: throughput needs the device for itself; "
+            "name the other pieces with --pieces"
+        )
 
 
 def wanted_batches(text: str) -> tuple[tuple[int, int], ...]:

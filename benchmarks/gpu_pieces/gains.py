@@ -1,6 +1,6 @@
 """What each switch is worth for a training step, one at a time, in bf16 autocast."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -9,8 +9,6 @@ from torch import nn
 
 from gpu_pieces.arms import SIZES, ours, synthetic
 from gpu_pieces.steps import Trainee, arithmetic, attempt, free, ratios, spread, take_turns
-
-VARIANTS = ("base", "channels_last", "fused AdamW", "torch.compile", "deterministic")
 
 
 def run(
@@ -22,9 +20,10 @@ def run(
     rounds: int,
     visit: int,
     warm_up: int,
+    variants: Sequence[str],
     compiler: str,
 ) -> dict[str, Any]:
-    """Gain of each variant over the base, for a family with ACP and CAT.
+    """Gain of each of the variants over the base, for a family with ACP and CAT.
 
     "deterministic" shows the price of strict mode, unset memory left unfilled as in training.
     cuBLAS has the fixed workspace that strict mode demands in all variants, because it is chosen
@@ -34,7 +33,7 @@ def run(
     images, targets = synthetic(side, batch, device)
     actions: dict[str, Callable[[], object]] = {}
     left_out: dict[str, str] = {}
-    for name in VARIANTS:
+    for name in ("base", *variants):
         torch.manual_seed(0)
         model = ours(family, "micro" if small else SIZES[family], enhanced=True)
         fused = True if name == "fused AdamW" else None

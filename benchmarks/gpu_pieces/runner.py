@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from gpu_pieces.store import ROOT, Place
-from gpu_pieces.units import Unit
+from gpu_pieces.units import WITH_DATA, Unit
 from pipeline.errors import DescryError
 
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 LONGEST = 600.0  # seconds; no unit may take more
 RESERVE = 15.0  # seconds kept back at the end to stop a process and write the summary
 Launch = Callable[[str, dict[str, Any], dict[str, str], float], dict[str, Any]]
+
+
+def say(line: str) -> None:
+    """Print at once, so that a command that is killed has said how far it came."""
+    print(line, flush=True)
 
 
 class OutOfTime(Exception):
@@ -47,17 +52,22 @@ def launch(
 
 
 def _run(command: list[str], environment: dict[str, str], limit: float) -> int:
-    """Exit code; the process leads a group, so that none of its children outlives it."""
+    """Exit code; the process leads a group, so that none of its children outlives it.
+
+    Its standard input is a pipe that nothing is written to: that it breaks tells the process that
+    this one is gone.
+    """
     variables = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"} | environment
-    process = subprocess.Popen(command, env=variables, start_new_session=True)
-    try:
-        return process.wait(timeout=limit)
-    except subprocess.TimeoutExpired:
-        raise OutOfTime from None
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with subprocess.Popen(
+        command, env=variables, stdin=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            return process.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            raise OutOfTime from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @dataclass(slots=True)
@@ -68,6 +78,10 @@ class Runner:
     ----------
     limit : float
         Seconds for everything, counted from `start`; infinite by default.
+    coco : str
+        The converted dataset, for units that need it.
+    workers : int
+        Loader processes of such a unit.
     left : dict
         "piece/name" -> why it has not been done.
     """
@@ -75,12 +89,13 @@ class Runner:
     place: Place
     limit: float = float("inf")
     coco: str = ""
+    workers: int = 0
     launch: Launch = launch
     clock: Callable[[], float] = time.monotonic
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = say
     start: float = field(init=False)
     left: dict[str, str] = field(default_factory=dict)
-    lasted: dict[str, float] = field(default_factory=dict)
+    lasted: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.start = self.clock()
@@ -131,7 +146,8 @@ class Runner:
         self.say(f"{name}: {answer.get('reason', 'done')} ({taken:.0f} s)")
 
     def _answer(self, unit: Unit) -> dict[str, Any]:
-        where = {"coco": self.coco} if unit.kind == "study" else {}
+        data = {"coco": self.coco, "workers": self.workers}  # the result does not depend on where
+        where = data if unit.kind in WITH_DATA else {}
         limit = min(LONGEST, self.remaining)
         return self.launch(unit.kind, unit.parameters | where, unit.environment, limit)
 
@@ -152,6 +168,6 @@ class Runner:
         return answer["result"]
 
 
-def _like(unit: Unit) -> str:
-    """Units that take about as long."""
-    return f"{unit.kind} {unit.parameters.get('recipe', '')} {unit.parameters.get('side', '')}"
+def _like(unit: Unit) -> tuple[object, ...]:
+    """The same for units that take about as long."""
+    return unit.kind, unit.seconds, unit.parameters.get("side")

@@ -9,11 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.detector import Detector
+
 Targets = list[dict[str, Tensor]]
 
 
 class Trainee:
-    """A model with AdamW; `step` is forward, backward and update on one batch."""
+    """A model with AdamW; `step` is forward, backward and update on one batch of 8-bit images.
+
+    Our detectors take the batch as `descry train` hands it over, torchvision's the list of floats
+    that they want.
+    """
 
     def __init__(
         self,
@@ -34,13 +40,16 @@ class Trainee:
         """Update once; the loss, not yet waited for."""
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.images.device, self.precision):
-            batch = [image.float() / 255 for image in self.images]
-            # torchvision writes into its targets
-            losses = self.model(batch, [dict(target) for target in self.targets])
+            losses = self.model(self._batch(), [dict(target) for target in self.targets])
             total = torch.stack(list(losses.values())).sum()
         total.backward()
         self.optimizer.step()
         return total.detach()
+
+    def _batch(self) -> Tensor | list[Tensor]:
+        if isinstance(self.model, Detector):
+            return self.images
+        return [image.float() / 255 for image in self.images]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

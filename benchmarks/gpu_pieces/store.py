@@ -6,12 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpu_pieces.units import Unit
+from gpu_pieces.units import WITH_DATA, Unit
 from pipeline.atomic import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-SHARED = ("arms", "steps")  # modules of this package that more than one piece measures with
+# modules of this package that do a unit of a kind
+MODULES = {
+    "bits": ("bits", "arms", "steps"),
+    "throughput": ("throughput", "arms", "steps"),
+    "memory": ("memory", "arms", "steps"),
+    "gains": ("gains", "arms", "steps"),
+    "rate": ("rate", "gains", "arms", "steps"),
+    "training": ("study",),
+    "study": ("study",),
+}
+ROOMS = ("convert", "data", "evaluate", "models", "train")  # of pipeline/, that training needs
+BESIDE = ("params.yaml", "pipeline/config.py", "pipeline/stages.py")
+# distributions that decide over a unit's result
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "triton")
+FOR_DATA = ("albumentations", "lightning", "opencv-python-headless", "pillow")
 
 
 def tree_hash(root: Path, files: list[Path]) -> str:
@@ -42,19 +56,24 @@ class Place:
     versions: dict[str, str]
 
     def code(self, unit: Unit) -> str:
-        """Hash of pipeline/ and of the modules that do the unit; params.yaml for the study."""
-        files = list((ROOT / "pipeline").rglob("*.py"))
-        files += [HERE / f"{name}.py" for name in (*SHARED, unit.kind)]
-        if unit.kind == "study":
-            files.append(ROOT / "params.yaml")
+        """Hash of what does the unit: models or all that trains, and the modules here."""
+        rooms = ROOMS if unit.kind in WITH_DATA else ("models",)
+        files = [path for room in rooms for path in (ROOT / "pipeline" / room).rglob("*.py")]
+        files += [ROOT / name for name in BESIDE if unit.kind in WITH_DATA]
+        files += [HERE / f"{name}.py" for name in MODULES[unit.kind]]
         return tree_hash(ROOT, files)
 
     def key(self, unit: Unit) -> str:
         """Equal for two results that must not differ but by chance."""
         decides = {"code": self.code(unit), "parameters": unit.parameters, "kind": unit.kind}
-        decides |= {"versions": self.versions, "device": self.device, "machine": self.machine}
+        decides |= {"device": self.device, "machine": self.machine, "versions": self.counting(unit)}
         text = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def counting(self, unit: Unit) -> dict[str, str]:
+        """The versions that decide over the unit: data packages that come later undo no timing."""
+        beside = () if unit.kind in WITH_DATA else FOR_DATA
+        return {name: version for name, version in self.versions.items() if name not in beside}
 
     def path(self, unit: Unit) -> Path:
         """The unit's JSON."""

@@ -1,5 +1,6 @@
-"""One run of the comparison that ACP and CAT have to stand: train an arm, test it."""
+"""Training runs: one of the comparison that ACP and CAT have to stand, or one made twice."""
 
+import hashlib
 import tempfile
 import time
 from importlib.util import find_spec
@@ -15,12 +16,23 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 DATASET: "DatasetName" = "ccellbio"
 ARM_KEYS = ("pool_layers", "concepts", "copies", "width")
-NEEDED = ("albumentations", "cv2", "lightning", "pycocotools", "pydantic", "yaml")
+NEEDED = (  # with what albumentations and pydantic need in turn, so that all is named at once
+    "albumentations", "albucore", "stringzilla", "simsimd", "cv2", "scipy",
+    "pydantic", "pydantic_core", "annotated_types", "typing_inspection",
+    "lightning", "rich", "yaml",
+)  # fmt: skip
 COUNTED = ("AP", "AP50", "AP75", "AR100", "images", "objects")
 
 
 def run(
-    device: str, recipe: str, side: int, arm: str, seed: int, epochs: int, coco: str
+    device: str,
+    recipe: str,
+    side: int,
+    arm: str,
+    seed: int,
+    epochs: int,
+    coco: str,
+    workers: int,
 ) -> dict[str, Any]:
     """Train on the converted dataset `coco` as params.yaml says; figures of the test split."""
     check_packages()
@@ -28,27 +40,78 @@ def run(
     from pipeline.config import load_params
     from pipeline.models.saved import SavedModel
 
-    given = [f"recipe={recipe}", f"recipes.{recipe}.epochs.{DATASET}={epochs}"]
-    given += [f"train.seed={seed}", f"machine.device={device}", "evaluate.pictures=0"]
-    if side:
-        given.append(f"recipes.{recipe}.image_size={side}")
-    if device == "cpu":
-        given.append("machine.workers=0")
+    given = [*overrides(device, recipe, side, epochs), f"train.seed={seed}"]
     params = load_params(ROOT / "params.yaml", given)
     given += arm_overrides(stages.detector_spec(params, Path(coco)), arm)
-    params = load_params(ROOT / "params.yaml", given)
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        model = stages.train(params, DATASET, Path(coco), Path(folder) / "train")
-        between = time.perf_counter()
-        figures = stages.evaluate(params, DATASET, Path(coco), model, Path(folder) / "test")
-        end = time.perf_counter()
-        detector = SavedModel.load(model).detector
+        seconds, figures = train_and_test(given, Path(coco), Path(folder), workers)
+        model = Path(folder) / "train/model.pt"
+        return {
+            "test": {name: figures[name] for name in COUNTED},
+            "parameters": sum(p.numel() for p in SavedModel.load(model).detector.parameters()),
+            "seconds": seconds,
+            "sha256 of the model": digest(model),
+            "overrides": given,
+        }
+
+
+def twice(
+    device: str, recipe: str, side: int, epochs: int, precision: str, coco: str, workers: int
+) -> dict[str, Any]:
+    """Whether `descry train` and `descry evaluate` write the same bytes twice.
+
+    The second run has another number of loader processes, which must change nothing.
+    """
+    check_packages()
+    given = [*overrides(device, recipe, side, epochs), f"train.precision={precision}"]
+    written = []
+    for processes in (workers, 0 if workers else 1):
+        with tempfile.TemporaryDirectory() as folder:
+            train_and_test(given, Path(coco), Path(folder), processes)
+            written.append(digests(Path(folder)))
+    first, second = written
+    different = [name for name in sorted({*first, *second}) if first.get(name) != second.get(name)]
+    verdict = {"equal": not different, "files": len(first), "different": different}
+    return {precision: verdict | {"sha256 of the model": first["train/model.pt"]}}
+
+
+def overrides(device: str, recipe: str, side: int, epochs: int) -> list[str]:
+    """Parameters that all runs share; side 0 is the recipe's own."""
+    given = [f"recipe={recipe}", f"recipes.{recipe}.epochs.{DATASET}={epochs}"]
+    given += [f"machine.device={device}", "evaluate.pictures=0", "evaluate.gallery=0"]
+    given.append("evaluate.resamples=0")  # intervals of one run are not what is compared
+    return given + ([f"recipes.{recipe}.image_size={side}"] if side else [])
+
+
+def train_and_test(
+    given: list[str], coco: Path, folder: Path, workers: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Write ``train/`` and ``test/`` into `folder`; the seconds of both, the test's figures."""
+    from pipeline import stages
+    from pipeline.config import load_params
+
+    where = [f"machine.workers={workers}", f"machine.scratch={folder / 'scratch'}"]
+    params = load_params(ROOT / "params.yaml", given + where)
+    start = time.perf_counter()
+    model = stages.train(params, DATASET, coco, folder / "train")
+    between = time.perf_counter()
+    figures = stages.evaluate(params, DATASET, coco, model, folder / "test")
+    end = time.perf_counter()
+    return {"train": round(between - start, 1), "test": round(end - between, 1)}, figures
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Of all that a run writes and that must repeat; ``timing.csv`` says how long it took."""
+    files = [*(folder / "train").rglob("*"), *(folder / "test").rglob("*")]
     return {
-        "test": {name: figures[name] for name in COUNTED},
-        "parameters": sum(p.numel() for p in detector.parameters()),
-        "seconds": {"train": round(between - start, 1), "test": round(end - between, 1)},
-        "overrides": given,
+        path.relative_to(folder).as_posix(): digest(path)
+        for path in files
+        if path.is_file() and path.name != "timing.csv"
     }
 
 
@@ -56,7 +119,7 @@ def check_packages() -> None:
     """Name all that is missing at once, by the names that are imported."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise NotHere(f"training and evaluation need packages not installed: {', '.join(missing)}")
+        raise NotHere(f"training needs, by import names: {', '.join(missing)}")
 
 
 def arm_overrides(full: Any, arm: str) -> list[str]:

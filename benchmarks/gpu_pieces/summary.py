@@ -87,7 +87,7 @@ def _bits(results: dict[str, Any]) -> Iterator[str]:
     for family, verdicts in results.items():
         for precision, verdict in verdicts.items():
             said = "equal" if verdict["equal"] else verdict.get("error", "DIFFERENT")
-            yield f"  {family:<14}{precision}  {said.splitlines()[0][:120]}"
+            yield f"  {family:<20}{precision}  {said.splitlines()[0][:120]}"
 
 
 def _throughput(name: str, found: dict[str, Any]) -> Iterator[str]:

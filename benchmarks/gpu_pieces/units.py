@@ -1,4 +1,7 @@
-"""The plan: which units of work there are, with the parameters that decide their result."""
+"""The plan: which units of work there are, with the parameters that decide their result.
+
+Their order is that of their worth: device time may end at any point.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +10,10 @@ from typing import Any
 PIECES = ("bits", "throughput", "memory", "study")
 PRECISIONS = ("fp32", "bf16")
 OURS = ("swin", "vit", "dat")
+COMPILED = ("torch.compile",)  # apart: it may take minutes, or fail, and the others need not wait
+UNCOMPILED = ("channels_last", "fused AdamW", "deterministic")
 STUDY_ARMS = ("baseline", "wider", "acp", "cat", "copies", "full")
+WITH_DATA = ("training", "study")  # kinds that need a converted dataset
 CUBLAS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # read when CUDA starts, so set for the process
 
 
@@ -20,6 +26,8 @@ class Settings:
     batches : tuple of (side in px, images a step)
     bits : tuple
         Side in px, images a step, steps.
+    training : tuple
+        Side in px, epochs.
     rounds, visit, warm_up : int
         Times that every arm has its turn, steps of a turn, steps before the first.
     matrix : int
@@ -31,6 +39,7 @@ class Settings:
 
     batches: tuple[tuple[int, int], ...] = ((512, 16), (800, 8))
     bits: tuple[int, int, int] = (256, 8, 5)
+    training: tuple[int, int] = (224, 2)
     rounds: int = 10
     visit: int = 5
     warm_up: int = 5
@@ -39,7 +48,7 @@ class Settings:
     small: bool = False
     arms: tuple[str, ...] = OURS
     precisions: tuple[str, ...] = PRECISIONS
-    study: tuple[tuple[str, int], ...] = (("sample", 0), ("paper", 512))
+    study: tuple[tuple[str, int], ...] = (("paper", 512), ("sample", 0))
     study_arms: tuple[str, ...] = STUDY_ARMS
     seeds: tuple[int, ...] = (0, 1, 2)
     epochs: int = 30
@@ -50,6 +59,7 @@ TINY = replace(
     FULL,
     batches=((64, 2),),
     bits=(96, 2, 2),
+    training=(96, 1),
     rounds=2,
     visit=1,
     warm_up=1,
@@ -57,7 +67,6 @@ TINY = replace(
     compiler="eager",
     small=True,
     arms=("swin",),
-    precisions=("fp32",),
     study=(("sample", 64),),
     study_arms=("baseline", "full"),
     seeds=(0,),
@@ -93,8 +102,11 @@ class Unit:
 
 def planned(settings: Settings, families: Sequence[str], device: str) -> list[Unit]:
     """All units, in the order in which they are done."""
-    units = [*_bits(settings, families), *_throughput(settings), *_memory(settings)]
+    first, *others = settings.batches
+    units = [*_bits(settings, families), *_steps(settings, first), *_gains(settings, UNCOMPILED)]
     units += _study(settings)
+    units += [unit for batch in others for unit in _steps(settings, batch)]
+    units += [_rate(settings, ""), *_gains(settings, COMPILED), _rate(settings, settings.compiler)]
     return [replace(u, parameters={"device": device, **u.parameters}) for u in units]
 
 
@@ -103,34 +115,43 @@ def _bits(settings: Settings, families: Sequence[str]) -> Iterator[Unit]:
     for family in families:
         values = {"family": family, "side": side, "batch": batch, "steps": steps}
         yield Unit("bits", "bits", family, values, 60, CUBLAS)
+    side, epochs = settings.training
+    for precision in settings.precisions:
+        values = {"recipe": "sample", "side": side, "epochs": epochs, "precision": precision}
+        yield Unit("bits", "training", f"descry-train-{precision}", values, 90, CUBLAS)
 
 
 def _timing(settings: Settings) -> dict[str, Any]:
     return {"rounds": settings.rounds, "visit": settings.visit, "warm_up": settings.warm_up}
 
 
-def _throughput(settings: Settings) -> Iterator[Unit]:
+def _steps(settings: Settings, batch: tuple[int, int]) -> Iterator[Unit]:
+    """Speed and memory of one side and batch."""
     shared = {"families": list(settings.arms), "small": settings.small}
-    for side, batch in settings.batches:
+    for piece, seconds, more in (("throughput", 150, _timing(settings)), ("memory", 60, {})):
         for precision in settings.precisions:
-            values = {"side": side, "batch": batch, "precision": precision} | shared
-            values |= _timing(settings)
-            yield Unit("throughput", "throughput", f"{side}px-{precision}", values, 150, {})
+            values = {"side": batch[0], "batch": batch[1], "precision": precision}
+            name = f"{batch[0]}px-{precision}"
+            yield Unit(piece, piece, name, values | shared | more, seconds, {})
+
+
+def _first(settings: Settings) -> dict[str, Any]:
     side, batch = settings.batches[0]
-    fixed = {"side": side, "batch": batch, "small": settings.small, **_timing(settings)}
-    fixed["compiler"] = settings.compiler
-    yield Unit("throughput", "rate", "rate", fixed | {"matrix": settings.matrix}, 180, {})
+    return {"side": side, "batch": batch, "small": settings.small, **_timing(settings)}
+
+
+def _gains(settings: Settings, variants: Sequence[str]) -> Iterator[Unit]:
+    name, seconds = ("compile", 300) if variants == COMPILED else ("gains", 90)
+    values = _first(settings) | {"variants": list(variants), "compiler": settings.compiler}
     for family in settings.arms:
-        values = fixed | {"family": family}
-        yield Unit("throughput", "gains", f"gains-{family}", values, 240, CUBLAS)
+        unit_values = {"family": family, **values}
+        yield Unit("throughput", "gains", f"{name}-{family}", unit_values, seconds, CUBLAS)
 
 
-def _memory(settings: Settings) -> Iterator[Unit]:
-    shared = {"families": list(settings.arms), "small": settings.small}
-    for side, batch in settings.batches:
-        for precision in settings.precisions:
-            values = {"side": side, "batch": batch, "precision": precision} | shared
-            yield Unit("memory", "memory", f"{side}px-{precision}", values, 60, {})
+def _rate(settings: Settings, compiler: str) -> Unit:
+    values = _first(settings) | {"matrix": settings.matrix, "compiler": compiler}
+    name, seconds = ("rate-compiled", 240) if compiler else ("rate", 60)
+    return Unit("throughput", "rate", name, values, seconds, {})
 
 
 def _study(settings: Settings) -> Iterator[Unit]:
