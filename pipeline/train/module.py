@@ -12,11 +12,13 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.data.sample import Batch
+from pipeline.errors import DescryError
 from pipeline.models.detector import Detector
 from pipeline.train.guards import check_finite
 from pipeline.train.schedule import Optimisation, lr_factor
 
 NO_DECAY = ("positions", "class_token", "gates", "table", "rpb", "slot", "rate")
+SHAPES = 256  # compiled programs; more than configurations can ask for, or torch goes on without
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,19 @@ class TrainingModule(L.LightningModule):
         self.dump, self.compiler = dump, compiler
 
     def on_fit_start(self) -> None:
-        """Compile what has no loops over images; the loss stays as it is."""
-        for part in (self.detector.backbone, self.detector.head) if self.compiler else ():
-            part.compile(backend=self.compiler)
+        """Compile what has no loops over images; the loss stays as it is.
+
+        Each shape by itself: a program for all shapes depends on those that came first, which a
+        resumed run does not see, and takes longer to make than one for each of a few.
+        """
+        if not self.compiler:
+            return
+        torch._dynamo.config.recompile_limit = SHAPES
+        options = None
+        if self.compiler == "inductor":  # else it picks some GPU kernels by the clock
+            options = {"deterministic": torch.are_deterministic_algorithms_enabled()}
+        for part in (self.detector.backbone, self.detector.head):
+            part.compile(backend=self.compiler, dynamic=None, options=options)
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         """Loss of one batch of 8-bit images, and its parts as numbers.
@@ -82,12 +94,31 @@ class TrainingModule(L.LightningModule):
         Each batch's loss is divided by the positive anchors of this batch on all processes;
         Lightning takes the mean over accumulated batches.
         """
-        losses: dict[str, Tensor] = self.detector(batch.images, batch.targets)
+        losses = self._losses(batch)
         total = torch.stack(list(losses.values())).sum()
         values = torch.stack([total, *losses.values()]).tolist()  # the step's one wait for a GPU
         parts = dict(zip(("loss", *losses), values, strict=True))
         check_finite(parts, batch.image_ids, self.step, self.lr, self.dump)
         return {"loss": total, "parts": parts}
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The detector's losses; the first call compiles, which not every machine can."""
+        try:
+            return self.detector(batch.images, batch.targets)
+        except RuntimeError as error:
+            if not (self.compiler and isinstance(error, torch._dynamo.exc.TorchDynamoException)):
+                raise
+            first = str(error).strip().splitlines()[0]
+            raise DescryError(f"train.compile: {first}; set it to false here") from error
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Update, then let go of the gradients.
+
+        Lightning would keep them until the next backward pass starts, through the forward pass
+        and its peak of memory.
+        """
+        super().optimizer_step(*args, **kwargs)
+        self.zero_grad()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over two groups and a schedule that advances with every step."""
