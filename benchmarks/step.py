@@ -9,22 +9,28 @@ other is torchvision's `RetinaNet` with its own transform and loss, driven as it
 do: a list of float images, losses summed and checked to be finite, backward, step. It gets its
 images as floats for nothing and does not clip.
 
-The arms take turns, every other round backwards; the ratio is taken round by round, ours over
-torchvision's. Memory is the growth of a fresh process to its peak over two steps, weights and what
-Python and torch hold left out. Ratios of at most 1 are wanted. Run it on an idle machine.
+Each arm has a process of its own, so that neither lives in what the other's allocator left behind.
+Memory is the growth of the fresh process to its peak over its first two steps, weights and what
+Python and torch hold left out. Then the arms take turns, every other round backwards; the ratio is
+taken round by round, ours over torchvision's, of the time on the clock and of the processor's. All
+of it is done with several pairs of processes: which freed blocks an allocator finds again, and so
+its peak and its page faults, differs from process to process. Ratios of at most 1 are wanted.
+Run it on an idle machine.
 """
 
 import argparse
 import json
 import math
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_pieces.steps import ratios, spread, take_turns
+from gpu_pieces.steps import ratios, spread
 from machine import machine
 from torch.optim import AdamW
 from torchvision.models.detection.retinanet import RetinaNet
@@ -47,6 +53,7 @@ CASES = {
 }
 OBJECTS = 8  # boxes per image
 ARMS = ("descry", "torchvision")
+CLOCKS = ("seconds", "processor seconds")
 Step = Callable[[], float]
 
 
@@ -116,36 +123,78 @@ def their_step(spec: DetectorSpec, side: int, images: int) -> Step:
 MAKE = dict(zip(ARMS, (our_step, their_step), strict=True))
 
 
-def peak_mib(case: str, arm: str) -> float:
-    """Peak memory of two steps in a process of its own, in MiB."""
-    threads = str(torch.get_num_threads())
-    command = [sys.executable, __file__, "--threads", threads, "--child", case, arm]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return round(json.loads(done.stdout) / 2**20, 1)
+class Arm:
+    """A process that takes steps when asked to."""
+
+    def __init__(self, case: str, arm: str, threads: int) -> None:
+        command = [sys.executable, __file__, "--threads", str(threads), "--child", case, arm]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.first = self._answer()
+
+    def step(self) -> dict[str, float]:
+        """One step: its seconds on the clock and of the processor."""
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def end(self) -> None:
+        """Let go of its memory."""
+        self.process.communicate()
+
+    def _answer(self) -> dict[str, float]:
+        assert self.process.stdout
+        return dict(json.loads(self.process.stdout.readline()))
 
 
-def compare(case: str, rounds: int) -> dict[str, Any]:
+def serve(case: str, arm: str) -> None:
+    """In the arm's process: the first two steps for their memory, then one per line of input."""
+    step = MAKE[arm](*CASES[case])
+    losses: list[float] = []
+    peak = peak_of(lambda: losses.append(step()), "cpu")
+    print(json.dumps({"loss": losses[0], "peak MiB": peak / 2**20}), flush=True)
+    for _ in sys.stdin:
+        clock, processor = time.perf_counter(), time.process_time()
+        step()
+        taken = time.perf_counter() - clock, time.process_time() - processor
+        print(json.dumps(dict(zip(CLOCKS, taken, strict=True))), flush=True)
+
+
+def compare(case: str, pairs: int, rounds: int, threads: int) -> dict[str, Any]:
     """Time and memory of both arms, and our share of theirs."""
     spec, side, images = CASES[case]
-    steps = {arm: MAKE[arm](spec, side, images) for arm in ARMS}
-    first = {arm: round(step(), 6) for arm, step in steps.items()}
-    times = take_turns(steps, "cpu", rounds, 1)
-    memory = {arm: peak_mib(case, arm) for arm in ARMS}
+    firsts: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+    for _ in range(pairs):
+        arms = {name: Arm(case, name, threads) for name in ARMS}  # one after the other
+        for turn in range(rounds):
+            for name in ARMS[:: 1 if turn % 2 == 0 else -1]:
+                turns[name].append(arms[name].step())
+        for name, arm in arms.items():
+            arm.end()
+            firsts[name].append(arm.first)
+    times = {c: {name: [t[c] for t in turns[name]] for name in ARMS} for c in CLOCKS}
+    memory = {name: [first["peak MiB"] for first in firsts[name]] for name in ARMS}
+    ours, theirs = (statistics.median(memory[name]) for name in ARMS)
     return {
         "what": f"{spec.backbone} {spec.size} with ACP+CAT, {side} px, batch {images}",
-        "first loss": first,
-        "rounds": rounds,
-        "seconds a step": {arm: spread(values) for arm, values in times.items()},
-        "ratio of time": ratios(*(times[arm] for arm in ARMS)),
-        "peak MiB": memory,
-        "ratio of memory": round(memory["descry"] / memory["torchvision"], 4),
+        "first loss": {name: round(firsts[name][0]["loss"], 6) for name in ARMS},
+        "pairs of processes": pairs,
+        "rounds of each": rounds,
+        **{c: {name: spread(values) for name, values in times[c].items()} for c in CLOCKS},
+        **{f"ratio of {c}": ratios(*(times[c][name] for name in ARMS)) for c in CLOCKS},
+        "peak MiB": {name: spread(values) for name, values in memory.items()},
+        "ratio of memory": round(ours / theirs, 4),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of processes")
+    parser.add_argument("--rounds", type=int, default=4, help="steps that each of them takes")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--child", nargs=2, metavar=("CASE", "ARM"), help=argparse.SUPPRESS)
@@ -154,10 +203,11 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if given.child:
-        case, arm = given.child
-        print(json.dumps(peak_of(MAKE[arm](*CASES[case]), "cpu")))
+        serve(*given.child)
         return
-    result: dict[str, Any] = {case: compare(case, given.rounds) for case in given.cases}
+    result: dict[str, Any] = {
+        case: compare(case, given.pairs, given.rounds, given.threads) for case in given.cases
+    }
     result |= {"threads": given.threads, "machine": machine(), "versions": versions(PACKAGES)}
     write_json(given.out, result)
     print(json.dumps(result, indent=1))

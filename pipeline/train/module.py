@@ -86,7 +86,7 @@ class TrainingModule(L.LightningModule):
         if self.compiler == "inductor":  # else it picks some GPU kernels by the clock
             options = {"deterministic": torch.are_deterministic_algorithms_enabled()}
         for part in (self.detector.backbone, self.detector.head):
-            part.compile(backend=self.compiler, dynamic=None, options=options)
+            part.compile(backend=self.compiler, dynamic=False, options=options)
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         """Loss of one batch of 8-bit images, and its parts as numbers.
@@ -112,13 +112,15 @@ class TrainingModule(L.LightningModule):
             raise DescryError(f"train.compile: {first}; set it to false here") from error
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Update, then let go of the gradients.
+        """Update; on a GPU let go of the gradients at once.
 
-        Lightning would keep them until the next backward pass starts, through the forward pass
-        and its peak of memory.
+        Lightning keeps them until the next backward pass starts, through the forward pass and its
+        peak of memory. On a CPU it is left so: there freed memory goes back to the system, and
+        getting it again costs more than a twentieth of a step (`benchmarks/step.py`).
         """
         super().optimizer_step(*args, **kwargs)
-        self.zero_grad()
+        if self.device.type == "cuda":
+            self.zero_grad()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over two groups and a schedule that advances with every step."""
