@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.data.sample import Batch
@@ -131,6 +131,20 @@ class TrainingModule(L.LightningModule):
         optimizer = AdamW(groups, lr=chosen.scaled_lr(self.steps.images), fused=fused)
         schedule = LambdaLR(optimizer, lambda step: lr_factor(step, total, chosen))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of the whole gradient.
+
+        Lightning refuses to clip for a fused optimiser under autocast, because fp16's gradients
+        are still scaled there; those of bf16 never are.
+        """
+        given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(given, self.optimisation.clip_norm)
 
     @property
     def schedule(self) -> LambdaLR:
