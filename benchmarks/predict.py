@@ -169,7 +169,7 @@ class Peaks:
     """Largest resident memory of this process and of its children, asked for now and then.
 
     The kernel's own sum for children will not do: it counts what they were before they became
-    another program, which is as large as this process.
+    another program, which is as large as this process. Met in that moment, they are left out.
     """
 
     def __init__(self) -> None:
@@ -185,6 +185,8 @@ class Peaks:
         """Read the high-water marks of all that live."""
         for process in ["self", *_children()]:
             with suppress(OSError, ValueError, IndexError):
+                if process != "self" and _command(process) == _command("self"):
+                    continue
                 status = Path(f"/proc/{process}/status").read_text()
                 peak = int(status.split("VmHWM:")[1].split()[0]) // 1024
                 if "python" in status.split("Name:")[1].split()[0]:
@@ -195,6 +197,10 @@ class Peaks:
         self.look()
         workers = [peak for process, peak in self.by_process.items() if process != "self"]
         return {"parent": self.by_process["self"], "largest worker": max(workers, default=0)}
+
+
+def _command(process: str) -> bytes:
+    return Path(f"/proc/{process}/cmdline").read_bytes()
 
 
 def _children() -> list[str]:
