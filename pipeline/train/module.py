@@ -77,7 +77,7 @@ class TrainingModule(L.LightningModule):
         """Compile what has no loops over images; the loss stays as it is.
 
         Each shape by itself: a program for all shapes depends on those that came first, which a
-        resumed run does not see, and takes longer to make than one for each of a few.
+        resumed run does not see.
         """
         if not self.compiler:
             return
@@ -115,8 +115,8 @@ class TrainingModule(L.LightningModule):
         """Update; on a GPU let go of the gradients at once.
 
         Lightning keeps them until the next backward pass starts, through the forward pass and its
-        peak of memory. On a CPU it is left so: there freed memory goes back to the system, and
-        getting it again costs more than a twentieth of a step (`benchmarks/step.py`).
+        peak of memory. On a CPU it is left so: there the early release made a step with two threads
+        slower by more than a twentieth (`benchmarks/step.py`).
         """
         super().optimizer_step(*args, **kwargs)
         if self.device.type == "cuda":
