@@ -1,28 +1,33 @@
 """params.yaml as frozen, validated dataclasses: the only configuration there is.
 
 A recipe (``sample`` or ``paper``) holds what depends on the size of the undertaking; all other
-groups hold for both. Nothing here imports torch, so that a mistake in params.yaml shows in well
-under a second, before any stage starts to work.
+groups hold for both. A dataset of one's own is a group in `convert`; its name then stands in the
+other groups by dataset, too. Nothing here imports torch, so that a mistake in params.yaml shows in
+well under a second, before any stage starts to work.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pipeline.errors import DescryError
+from pipeline.schema import Schema
 
-DatasetName = Literal["ccellbio", "cod10k", "brain_tumor", "nih", "rsna"]
+BuiltIn = Literal["ccellbio", "cod10k", "brain_tumor", "nih", "rsna"]
+DatasetName = str  # one of these, or of one's own
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=32)]
+Passes = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 _FROZEN = ConfigDict(extra="forbid", strict=True)
@@ -39,11 +44,15 @@ class Data:
 
 
 @dataclass(frozen=True, config=_FROZEN)
-class CCellBioParams:
-    """Adapter for COCO, VOC and YOLO layouts, with tiling of large slides (pixels)."""
+class FolderParams:
+    """Adapter for COCO, VOC and YOLO layouts, with tiling of large slides (pixels).
+
+    `group` is a regular expression for what in a path names the patient or slide.
+    """
 
     layout: Literal["auto", "coco", "voc", "yolo"] = "auto"
     classes: tuple[str, ...] = ()
+    group: str = ""
     tile: Annotated[int, Field(ge=0)] = 0
     tile_overlap: Annotated[int, Field(ge=0)] = 0
     tile_keep: Fraction = 0.5
@@ -88,7 +97,7 @@ class Convert:
     """Choices of each converter."""
 
     png_level: Annotated[int, Field(ge=0, le=9)] = 1
-    ccellbio: CCellBioParams = CCellBioParams()
+    ccellbio: FolderParams = FolderParams()
     cod10k: Cod10kParams = Cod10kParams()
     brain_tumor: BrainTumorParams = BrainTumorParams()
     nih: NihParams = NihParams()
@@ -116,6 +125,17 @@ class Augment:
     brain_tumor: AugmentName = "mri"
     nih: AugmentName = "xray"
     rsna: AugmentName = "xray"
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Modality:
+    """DICOM modalities like the dataset's images (PS3.3 C.7.3.1.1.1); none: not radiology."""
+
+    ccellbio: tuple[str, ...] = ()
+    cod10k: tuple[str, ...] = ()
+    brain_tumor: tuple[str, ...] = ("MR",)
+    nih: tuple[str, ...] = ("CR", "DX")
+    rsna: tuple[str, ...] = ("CR", "DX")
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -183,7 +203,7 @@ class Evaluate:
 class Predict:
     """The pipeline's own inference stage: whose model, on which folder."""
 
-    dataset: DatasetName = "rsna"
+    dataset: BuiltIn = "rsna"
     source: str = "datasets/rsna/sample/stage_2_train_images"
 
 
@@ -211,11 +231,11 @@ class Machine:
 class Epochs:
     """Passes over the training split, per dataset."""
 
-    ccellbio: Annotated[int, Field(ge=1)] = 30
-    cod10k: Annotated[int, Field(ge=1)] = 30
-    brain_tumor: Annotated[int, Field(ge=1)] = 30
-    nih: Annotated[int, Field(ge=1)] = 30
-    rsna: Annotated[int, Field(ge=1)] = 30
+    ccellbio: Passes = 30
+    cod10k: Passes = 30
+    brain_tumor: Passes = 30
+    nih: Passes = 30
+    rsna: Passes = 30
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -249,17 +269,12 @@ class Params:
     """All of params.yaml."""
 
     recipe: Literal["sample", "paper"] = "sample"
-    datasets: Annotated[tuple[DatasetName, ...], Field(min_length=1)] = (
-        "ccellbio",
-        "cod10k",
-        "brain_tumor",
-        "nih",
-        "rsna",
-    )
+    datasets: Annotated[tuple[BuiltIn, ...], Field(min_length=1)] = get_args(BuiltIn)
     data: Data = Data()
     convert: Convert = Convert()
     intensity: IntensityParams = IntensityParams()
     augment: Augment = Augment()
+    modality: Modality = Modality()
     model: Model = Model()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
@@ -272,8 +287,13 @@ class Params:
         """The recipe in force."""
         return getattr(self.recipes, self.recipe)
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """All datasets that have parameters, whether chosen in `datasets` or not."""
+        return tuple(field.name for field in fields(self.augment))
 
-_ADAPTER = TypeAdapter(Params)
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -295,11 +315,61 @@ def load_params(path: Path = Path("params.yaml"), overrides: Sequence[str] = ())
 
 def validate(tree: Mapping[str, Any], name: str = "params.yaml") -> Params:
     """Check a tree of plain values as `Params`."""
+    own = _own_datasets(tree)
+    schema = _schema(own)
+    if own:  # how they are augmented has to be said: not every picture may be mirrored
+        tree = {"augment": {}, **tree}
     try:
-        return _ADAPTER.validate_json(json.dumps(_read_floats(tree), default=str))
+        return schema.adapter.validate_json(json.dumps(_read_floats(tree), default=str))
     except ValidationError as error:
-        lines = [_explain(dict(item)) for item in error.errors(include_url=False)]
+        lines = [schema.explain(dict(item)) for item in error.errors(include_url=False)]
+        if own:
+            lines.append(f"(datasets of your own, as convert has groups for them: {', '.join(own)})")
         raise DescryError("\n".join(f"{name}: {line}" for line in lines)) from None
+
+
+def _own_datasets(tree: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the groups in `convert` that are not of a dataset we know."""
+    convert = tree.get("convert")
+    if not isinstance(convert, Mapping):
+        return ()
+    known = {field.name for field in fields(Convert)}
+    groups = [key for key, value in convert.items() if isinstance(value, Mapping)]
+    return tuple(key for key in groups if key not in known and _NAME.fullmatch(str(key)))
+
+
+@lru_cache(maxsize=8)
+def _schema(own: tuple[str, ...]) -> Schema[Params]:
+    """The schema of `Params`, with one's own datasets wherever datasets have a key."""
+    if not own:
+        return Schema(TypeAdapter(Params))
+    names: Any = Literal[(*get_args(BuiltIn), *own)]
+    datasets = Annotated[tuple[names, ...], Field(min_length=1)]
+    epochs = _wider(Epochs, dict.fromkeys(own, (Passes, 30)))
+    recipe = _wider(Recipe, {"epochs": (epochs, epochs())})
+    recipes = _wider(Recipes, {key: (recipe, recipe()) for key in ("sample", "paper")})
+    convert = _wider(Convert, {name: (FolderParams, FolderParams()) for name in own})
+    modality = _wider(Modality, dict.fromkeys(own, (tuple[str, ...], ())))
+    predict = _wider(Predict, {"dataset": (names, "rsna")})
+    augment = _wider(Augment, dict.fromkeys(own, (AugmentName,)))
+    changed: dict[str, tuple[Any, ...]] = {
+        "datasets": (datasets, get_args(BuiltIn)),
+        "convert": (convert, convert()),
+        "augment": (augment,),
+        "modality": (modality, modality()),
+        "predict": (predict, predict()),
+        "recipes": (recipes, recipes()),
+    }
+    return Schema(TypeAdapter(_wider(Params, changed)))
+
+
+def _wider(group: type, more: Mapping[str, tuple[Any, ...]]) -> Any:
+    """A group with further or changed keys: name -> (type,) or (type, default)."""
+    defaults = {name: given[1] for name, given in more.items() if len(given) > 1}
+    annotations = {name: given[0] for name, given in more.items()}
+    body = {"__annotations__": annotations, "__module__": __name__, **defaults}
+    wider = type(group.__name__, (group,), body)
+    return dataclass(frozen=True, config=_FROZEN, kw_only=True)(wider)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -333,49 +403,3 @@ def _read_floats(value: Any) -> Any:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value)
     return value
-
-
-def _explain(item: dict[str, Any]) -> str:
-    where = [str(part) for part in item["loc"]]
-    key, value = ".".join(where), item["input"]
-    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return _explain_unknown(where)
-    if item["type"] in ("dataclass_type", "dataclass_exact_type"):
-        return f"{key} = {value!r} must be a group of keys: {', '.join(_keys(where))}"
-    return f"{key} = {value!r} is not allowed: must be {_allowed(where)}"
-
-
-def _explain_unknown(where: list[str]) -> str:
-    known = _keys(where[:-1])
-    close = difflib.get_close_matches(where[-1], known, 1)
-    hint = f" Did you mean {'.'.join([*where[:-1], close[0]])}?" if close else ""
-    return f"{'.'.join(where)} is not a known key.{hint} Known here: {', '.join(known) or 'none'}"
-
-
-def _keys(where: Sequence[str]) -> list[str]:
-    return list(_schema(where).get("properties", {}))
-
-
-def _schema(where: Sequence[str]) -> dict[str, Any]:
-    """The JSON schema of the value at a path of keys."""
-    root = _ADAPTER.json_schema()
-    node = root
-    for part in where:
-        node = node.get("items", {}) if part.isdigit() else node.get("properties", {}).get(part, {})
-        if "$ref" in node:
-            node = root["$defs"][node["$ref"].rsplit("/", 1)[-1]]
-    return node
-
-
-def _allowed(where: Sequence[str]) -> str:
-    node = _schema(where)
-    if "enum" in node:
-        return "one of " + ", ".join(map(str, node["enum"]))
-    if node.get("type") == "array":
-        return f"a list of {_allowed([*where, '0']).removeprefix('a list of ')}"
-    kind = {"integer": "an integer", "number": "a number", "boolean": "true or false"}
-    words = [kind.get(node.get("type", ""), "text")]
-    limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
-    limits |= {"exclusiveMaximum": "below", "multipleOf": "a multiple of"}
-    words += [f"{text} {node[key]:g}" for key, text in limits.items() if key in node]
-    return ", ".join(words)

@@ -33,7 +33,8 @@ def grid(
     def read(
         tree: Mapping[str, Any], name: DatasetName
     ) -> tuple[dict[str, Any], int, dict[str, Any]]:
-        old = validate(tree, f"dvc.lock, train@{name}")
+        # The stage does not depend on it; but it is what makes a dataset of one's own known.
+        old = validate({**tree, "convert": {name: {}}}, f"dvc.lock, train@{name}")
         return asdict(old.model), old.train.seed, _settings(old, name)
 
     def paired(a: Record, b: Record) -> float | None:

@@ -18,6 +18,7 @@ from pipeline.errors import DescryError
 if TYPE_CHECKING:
     from pipeline.archive.transfer import Transfers
     from pipeline.data.cache import CachePlan
+    from pipeline.data.intensity import Intensity
     from pipeline.evaluate.intervals import Resampling
     from pipeline.models.build import DetectorSpec
     from pipeline.predict.options import Options
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 DATASETS = Path("datasets")
 RUNS = Path("runs")
-# DICOM modalities that look like a dataset's images (PS3.3 C.7.3.1.1.1); none: not radiology
-MODALITIES = {"nih": ("CR", "DX"), "rsna": ("CR", "DX"), "brain_tumor": ("MR",)}
 
 
 def convert(params: Params, name: DatasetName, raw: Path | None, out: Path | None) -> str:
@@ -38,6 +37,8 @@ def convert(params: Params, name: DatasetName, raw: Path | None, out: Path | Non
     settings = asdict(getattr(params.convert, name))
     if name == "nih":
         settings["seed"] = params.data.seed  # which negatives are drawn
+    elif name not in ("cod10k", "brain_tumor"):  # these have no DICOM
+        settings["intensity"] = intensity(params)
     source = open_source(name, raw or DATASETS / name / params.data.source, **settings)
     report = run(
         source,
@@ -49,6 +50,13 @@ def convert(params: Params, name: DatasetName, raw: Path | None, out: Path | Non
         png_level=params.convert.png_level,
     )
     return summary_line(report)
+
+
+def intensity(params: Params) -> "Intensity":
+    """From stored values to 8 bits, for what is converted, trained on and looked at alike."""
+    from pipeline.data.intensity import Intensity
+
+    return Intensity(**asdict(params.intensity))
 
 
 def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None) -> Path:
@@ -70,7 +78,6 @@ def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None
 
 def train_settings(params: Params, name: DatasetName) -> "Settings":
     """What decides over a training run's result."""
-    from pipeline.data.intensity import Intensity
     from pipeline.train.schedule import Optimisation
     from pipeline.train.settings import Settings
 
@@ -78,10 +85,10 @@ def train_settings(params: Params, name: DatasetName) -> "Settings":
     optimisation = {part.name: getattr(chosen, part.name) for part in fields(Optimisation)}
     return Settings(
         dataset=name,
-        modality=MODALITIES.get(name, ()),
+        modality=getattr(params.modality, name),
         image_size=recipe.image_size,
         train_sizes=recipe.train_sizes,
-        intensity=Intensity(**asdict(params.intensity)),
+        intensity=intensity(params),
         epochs=getattr(recipe.epochs, name),
         batch_size=recipe.batch_size,
         optimisation=Optimisation(**optimisation),

@@ -88,3 +88,44 @@ def test_the_command_ends_with_2_and_no_traceback(tmp_path):
     )
     assert done.returncode == 2
     assert "model.pool_layers = 'x'" in done.stderr and "Traceback" not in done.stderr
+
+
+OWN = ["convert.my_cells={}", "augment.my_cells=microscopy"]
+
+
+def test_a_group_in_convert_makes_a_dataset_of_ones_own():
+    changes = [*OWN, "datasets=[my_cells, nih]", "convert.my_cells.tile=512"]
+    changes += ["predict.dataset=my_cells", "recipes.sample.epochs.my_cells=7"]
+    params = load_params(ROOT / "params.yaml", changes)
+    assert params.datasets == ("my_cells", "nih")
+    assert params.known == ("ccellbio", "cod10k", "brain_tumor", "nih", "rsna", "my_cells")
+    assert params.convert.my_cells.tile == 512
+    assert params.augment.my_cells == "microscopy" and params.modality.my_cells == ()
+    assert params.scale.epochs.my_cells == 7 and params.recipes.paper.epochs.my_cells == 30
+    assert params.scale.epochs.nih == 20  # what params.yaml says of the others stays
+
+
+def test_without_a_file_ones_own_dataset_needs_two_keys(tmp_path):
+    assert load_params(tmp_path / "none.yaml", OWN).known[-1] == "my_cells"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (OWN[:1], ["augment.my_cells is missing", "microscopy, natural"]),
+        (OWN[1:], ["augment.my_cells is not a known key"]),
+        ([*OWN, "datasets=[my_cell]"], ["'my_cell'", "rsna, my_cells"]),
+        ([*OWN, "convert.my_cells.tile=x"], ["convert.my_cells.tile = 'x'", "at least 0"]),
+        ([*OWN, "convert.my_cells.negatives=2"], ["negatives is not a known key", "layout, clas"]),
+        (["convert.nihh={negatives: 1}"], ["convert.nihh.negatives", "of your own", "nihh"]),
+        (["convert.My Cells={}"], ["convert.My Cells is not a known key"]),
+        (["convert.png_lvl=2"], ["Did you mean convert.png_level"]),
+        ([*OWN, "modality.my_cells=MR"], ["modality.my_cells = 'MR'", "a list of text"]),
+        ([*OWN, "recipes.sample.epochs.my_cells=0"], ["epochs.my_cells = 0", "at least 1"]),
+    ],
+)
+def test_what_is_wrong_with_ones_own_dataset_is_named(changes, words):
+    with pytest.raises(DescryError) as caught:
+        load_params(ROOT / "params.yaml", changes)
+    for word in words:
+        assert word in str(caught.value)

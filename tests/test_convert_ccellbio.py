@@ -18,6 +18,7 @@ from pipeline.convert.formats.strips import read_stored
 from pipeline.convert.formats.tiles import Tiling, clip, read_tile
 from pipeline.convert.records import Box, Ledger, Record, Unreadable
 from pipeline.data.images import read_image
+from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 
 SAMPLE = Path(__file__).parent.parent / "datasets" / "ccellbio" / "sample"
@@ -544,13 +545,13 @@ def test_a_slide_is_decoded_once_per_worker(
     source = CCellBio(slides(tmp_path), tile=5)
     records, _ = scan(source)
     opened = []
-    ordinary = tiles_module.read_ordinary
+    ordinary = tiles_module.read_picture
 
-    def counting(raw: Path, record: Record) -> Any:
+    def counting(raw: Path, record: Record, intensity: Intensity) -> Any:
         opened.append(record.path)
-        return ordinary(raw, record)
+        return ordinary(raw, record, intensity)
 
-    monkeypatch.setattr(tiles_module, "read_ordinary", counting)
+    monkeypatch.setattr(tiles_module, "read_picture", counting)
     tiles_module._last_slide.cache_clear()
     assert [source.read(r).pixels.shape for r in records] == [(5, 5)] * 8
     assert opened == ["JPEGImages/s.png"]
@@ -563,7 +564,7 @@ def test_tiff_tiles(tmp_path: Path, compression: str, kind: type) -> None:
     Image.fromarray(pixels).save(
         tmp_path / "s.tif", compression=compression, tiffinfo={278: 16}
     )  # 278: rows per strip
-    tile = read_tile(tmp_path, Record("s", "s.tif", crop=(13, 40, 20, 30)))
+    tile = read_tile(tmp_path, Record("s", "s.tif", crop=(13, 40, 20, 30)), Intensity())
     assert tile.pixels.dtype == kind
     assert np.array_equal(tile.pixels, pixels[40:70, 13:33])
 
@@ -629,7 +630,7 @@ def test_uncompressed_tiff_reads_only_the_strips_it_needs(tmp_path: Path) -> Non
     content = bytearray((tmp_path / "s.tif").read_bytes())
     content[8 : 8 + 32 * 70] = bytes(32 * 70)  # the strips of rows 0..31 hold nothing
     (tmp_path / "s.tif").write_bytes(content)
-    tile = read_tile(tmp_path, Record("s", "s.tif", crop=(13, 33, 20, 30)))
+    tile = read_tile(tmp_path, Record("s", "s.tif", crop=(13, 33, 20, 30)), Intensity())
     assert np.array_equal(tile.pixels, pixels[33:63, 13:33])
 
 

@@ -499,7 +499,9 @@ def test_importing_the_package_is_light():
             "this looks like nih, not like rsna: use `descry convert nih`",
         ),
         ("rsna", ["holiday.mp4"], "holds none of stage_2_train_labels.csv, stage_2_train_images"),
-        ("covid", [], "dataset 'covid' is not known; there are ccellbio, cod10k, brain_tumor, nih"),
+        ("covid", [], "the raw folder of covid is empty. Put images and annotations there as one"),
+        ("covid", ["holiday.mp4"], "so it is not covid. Put images and annotations there as one"),
+        ("covid", ["BBox_List_2017.csv"], "this looks like nih, not like covid"),
     ],
 )
 def test_a_wrong_raw_folder_is_named_with_the_way_out(tmp_path, name, files, message):

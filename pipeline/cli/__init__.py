@@ -31,7 +31,8 @@ Set = Annotated[
     typer.Option("-S", "--set", metavar="KEY=VALUE", help="Change one parameter."),
 ]
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="ccellbio, cod10k, brain_tumor, nih, rsna")
+    str,
+    typer.Argument(metavar="NAME", help="ccellbio, cod10k, brain_tumor, nih, rsna or your own"),
 ]
 PARAMS = Path("params.yaml")
 
@@ -56,7 +57,7 @@ def convert(
 ) -> None:
     """Convert a dataset's raw files to COCO JSON, images and a report."""
     chosen = load_params(params, changes or ())
-    typer.echo(stages.convert(chosen, _dataset(name), raw, out))
+    typer.echo(stages.convert(chosen, _dataset(chosen, name), raw, out))
 
 
 @app.command()
@@ -69,7 +70,7 @@ def train(
 ) -> None:
     """Train a detector from scratch on a converted dataset."""
     chosen = load_params(params, changes or ())
-    typer.echo(f"model: {stages.train(chosen, _dataset(name), coco, out)}")
+    typer.echo(f"model: {stages.train(chosen, _dataset(chosen, name), coco, out)}")
 
 
 @app.command()
@@ -93,7 +94,7 @@ def evaluate(
     chosen = load_params(params, changes or ())
     ours, theirs = (name, coco, checkpoint), (gt, predictions, threshold, images)
     if name and not any(v is not None for v in theirs):
-        figures = stages.evaluate(chosen, _dataset(name), coco, checkpoint, out)
+        figures = stages.evaluate(chosen, _dataset(chosen, name), coco, checkpoint, out)
     elif gt is not None and predictions is not None and ours == ("", None, None):
         figures = stages.evaluate_files(chosen, gt, predictions, threshold, images, out)
     else:
@@ -230,14 +231,15 @@ def profile(
     typer.echo(markdown(report))
 
 
-def _dataset(name: str) -> DatasetName:
+def _dataset(params: Params, name: str) -> DatasetName:
     """Accept `brain-tumor` for `brain_tumor`, refuse what is unknown."""
-    known = Params().datasets
     plain = name.replace("-", "_").lower()
-    for candidate in known:
-        if candidate == plain:
-            return candidate
-    raise DescryError(f"unknown dataset {name!r}: must be one of {', '.join(known)}")
+    if plain in params.known:
+        return plain
+    raise DescryError(
+        f"unknown dataset {name!r}: must be one of {', '.join(params.known)}, or a dataset of your "
+        f"own that params.yaml describes (convert.{plain} and more, see docs/own_data.md)"
+    )
 
 
 def main() -> None:

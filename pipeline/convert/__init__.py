@@ -45,7 +45,7 @@ def open_source(name: str, raw: Path, **parameters: Any) -> "Source":
     Parameters
     ----------
     name : str
-        One of `SOURCES`.
+        One of `SOURCES`, or the name of a dataset of one's own, which is an annotated folder.
     raw : Path
         Where the dataset was unpacked.
     **parameters
@@ -54,20 +54,28 @@ def open_source(name: str, raw: Path, **parameters: Any) -> "Source":
     Raises
     ------
     DescryError
-        When the dataset is not known, the folder is missing, empty or another dataset's, or a
-        parameter is not one of the converter's.
+        When the folder is missing, empty or another dataset's, or a parameter is not one of the
+        converter's.
     """
-    if name not in SOURCES:
-        raise DescryError(f"dataset {name!r} is not known; there are {', '.join(SOURCES)}")
-    kind = SOURCES[name]
+    kind = _kind(name)
     _check_raw(name, kind, raw)
-    allowed = list(kind.__dataclass_fields__)[1:]  # type: ignore[attr-defined]
+    fields = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    allowed = [key for key in fields if key not in ("raw", "name")]
     for key in parameters:
         if key not in allowed:
             raise DescryError(
                 f"{name}: parameter {key!r} is not known; there are {', '.join(allowed) or 'none'}"
             )
-    return kind(raw, **parameters)  # type: ignore[call-arg]
+    own = {} if name in SOURCES else {"name": name}
+    return kind(raw, **parameters, **own)  # type: ignore[call-arg]
+
+
+def _kind(name: str) -> "type[Source]":
+    if name in SOURCES:
+        return SOURCES[name]
+    from pipeline.convert.annotated import AnnotatedFolder
+
+    return AnnotatedFolder
 
 
 def _check_raw(name: str, kind: "type[Source]", raw: Path) -> None:

@@ -2,30 +2,19 @@
 
 The dataset is announced in T. Nguyen, C. D. Heldermon, C. Toler-Franklin, "Unified Local and
 Global Attention Interaction Modeling for Vision Transformers", arXiv 2412.18778 (2024). Its
-format is not known to us, so COCO, Pascal VOC and YOLO folders are read, and slides can be tiled.
-The committed sample is BCCD, a stand-in.
+format is not known to us, so any annotated folder is read. The committed sample is BCCD, a
+stand-in.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.convert.formats.coco import find_coco
-from pipeline.convert.formats.folders import Layout, Selection, bases
-from pipeline.convert.formats.tiles import Tiler, Tiling, read_tile
-from pipeline.convert.formats.voc import open_voc
-from pipeline.convert.formats.yolo import find_folders, open_yolo
-from pipeline.convert.records import Ledger, Picture, Record, require
-from pipeline.errors import DescryError
+from pipeline.convert.annotated import SHAPES, AnnotatedFolder
+from pipeline.convert.formats.folders import bases
+from pipeline.convert.records import Ledger, Record
 
-LAYOUTS = ("auto", "coco", "voc", "yolo")
-_SHAPES = (
-    "COCO (annotations/*.json, *.json, or train/_annotations.coco.json, with their images), "
-    "VOC (Annotations/*.xml and JPEGImages/), or YOLO (train/images and train/labels, "
-    "images/train and labels/train, or images and labels)"
-)
 STAND_IN = (
     "Stand-in: these are the blood cell images of BCCD (MIT licence, Shenggan/BCCD_Dataset), not "
     "CCellBio. CCellBio has no public release known to us; no figure from them says anything "
@@ -38,123 +27,20 @@ NOT_PUBLIC = (
 
 
 @dataclass(frozen=True)
-class CCellBio:
-    """Cell images in a COCO, VOC or YOLO folder, cut into tiles on request.
+class CCellBio(AnnotatedFolder):
+    """Cell images in an annotated folder."""
 
-    Attributes
-    ----------
-    raw : Path
-        The folder with the annotated images (or one folder above them).
-    layout : str
-        ``coco``, ``voc``, ``yolo``, or ``auto``: the one that the files show.
-    classes : tuple of str
-        The wanted classes, in id order; others are dropped and counted. Empty: all, in the order
-        that the dataset declares (YOLO, COCO) or sorted (VOC). YOLO folders without a yaml need
-        them, in index order.
-    tile : int
-        Side of the tiles in pixels; 0: none, every image stays whole.
-    tile_overlap : int
-        Pixels that neighbouring tiles share.
-    tile_keep : float
-        A box cut by a tile's edge is kept when at least this share of its area is inside.
-    """
-
-    raw: Path
-    layout: str = "auto"
-    classes: tuple[str, ...] = ()
-    tile: int = 0
-    tile_overlap: int = 0
-    tile_keep: float = 0.5
-
-    name: ClassVar[str] = "ccellbio"
-    markers: ClassVar[tuple[str, ...]] = (
-        "*.json",
-        *(f"{nest}_annotations.coco.json" for nest in ("*/", "*/*/")),
-        *(f"{nest}{folder}" for nest in ("", "*/") for folder in ("Annotations", "annotations")),
-        *(f"{nest}labels" for nest in ("", "*/", "*/*/")),
-    )
+    name: str = field(default="ccellbio", kw_only=True)
+    supercategory: ClassVar[str] = "cell"
     download: ClassVar[str] = (
         "CCellBio has no public release known to us. Whoever holds it (or any cell images with "
-        f"boxes) can put it into the raw folder as one of: {_SHAPES}."
+        f"boxes) can put it into the raw folder as one of: {SHAPES}."
     )
 
-    def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            allowed = ", ".join(LAYOUTS)
-            raise DescryError(f"ccellbio: layout={self.layout!r}: allowed are {allowed}")
-        self._tiling()
-        self._selection()
-
-    def _tiling(self) -> Tiling:
-        return Tiling(self.tile, self.tile_overlap, self.tile_keep)
-
-    @cached_property
-    def _names(self) -> list[str]:
-        """Class names by id, as the last scan found them; no field, hence no parameter."""
-        return []
-
-    def _selection(self) -> Selection:
-        return Selection(tuple(self.classes))
-
     def scan(self, ledger: Ledger) -> Iterator[Record]:
-        """Yield images (or tiles) by split folder and name.
-
-        Raises
-        ------
-        DescryError
-            When no layout (or more than one) is there, or its class names are unusable.
-        """
-        self._names.clear()
-        layout = self._open()
+        """Yield images (or tiles); see `AnnotatedFolder.scan`."""
         ledger.note(STAND_IN if _is_bccd(self.raw) else NOT_PUBLIC)
-        records = layout.records(ledger)
-        if self.tile:
-            yield from Tiler(self.raw, self._tiling()).records(records, ledger)
-        else:
-            yield from records
-        self._names.extend(layout.names())
-
-    def categories(self) -> list[tuple[str, str]]:
-        """The classes wanted, or those of the dataset."""
-        return [(name, "cell") for name in self._names]
-
-    def read(self, record: Record) -> Picture:
-        """Decode one image or tile; see `Source.read`."""
-        return read_tile(self.raw, record)
-
-    def _open(self) -> Layout:
-        """Open the one layout that the files show (or that was asked for)."""
-        require(self.raw, "the raw folder", self.download)
-        found = {}
-        for base in bases(self.raw):
-            here = self._open_at(base)
-            found.update({f"{name} in {base}": layout for name, layout in here.items()})
-            if found and base == self.raw:
-                break
-        if len(found) == 1:
-            return next(iter(found.values()))
-        if found:
-            raise DescryError(
-                f"{self.raw}: holds more than one dataset ({'; '.join(found)}). Set layout, or "
-                "keep one of them."
-            )
-        raise DescryError(
-            f"{self.raw}: layout={self.layout}, and no folder is as expected for "
-            f"it. Known are {_SHAPES}."
-        )
-
-    def _open_at(self, base: Path) -> dict[str, Layout]:
-        """Layouts that begin at `base`, among those asked for."""
-        selection = self._selection()
-        wanted = LAYOUTS[1:] if self.layout == "auto" else (self.layout,)
-        found: dict[str, Layout | None] = {}
-        if "coco" in wanted:
-            found["coco"] = find_coco(self.raw, base, selection)
-        if "voc" in wanted:
-            found["voc"] = open_voc(self.raw, base, selection)
-        if "yolo" in wanted and find_folders(base):
-            found["yolo"] = open_yolo(self.raw, [base], selection)
-        return {name: layout for name, layout in found.items() if layout is not None}
+        yield from super().scan(ledger)
 
 
 def _is_bccd(raw: Path) -> bool:

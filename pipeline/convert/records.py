@@ -167,10 +167,18 @@ class Ledger:
 class Source(Protocol):
     """The contract of a dataset's converter. Instances are picklable (they travel to workers)."""
 
-    name: ClassVar[str]
     markers: ClassVar[tuple[str, ...]]  # globs, any one of which says "this raw folder is mine"
     download: ClassVar[str]  # one or two sentences: what to get, from where, under which terms
-    raw: Path
+
+    @property
+    def raw(self) -> Path:
+        """The raw folder."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called."""
+        ...
 
     def scan(self, ledger: Ledger) -> Iterator[Record]:
         """Yield the records in an order that does not depend on the file system.

@@ -1,1 +1,4 @@
 """DICOM in and out."""
+
+# Names of files that hold DICOM; many have no extension at all (PS3.10 8.2 allows none).
+EXTENSIONS = frozenset({".dcm", ".dicom", ".ima"})

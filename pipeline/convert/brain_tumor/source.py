@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from pipeline.convert.brain_tumor.cheng import FOLDS, read_slice, scan_slices, slice_files
 from pipeline.convert.brain_tumor.cheng_mat import LABELS
-from pipeline.convert.formats.folders import Selection, bases, read_ordinary
+from pipeline.convert.formats.folders import Selection, bases
+from pipeline.convert.formats.pictures import read_ordinary
 from pipeline.convert.formats.yolo import find_folders, open_yolo
 from pipeline.convert.records import Ledger, Picture, Record, require
 from pipeline.errors import DescryError

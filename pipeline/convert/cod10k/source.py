@@ -29,7 +29,8 @@ from pipeline.convert.cod10k.truth import (
     drop_unused_masks,
     load_truth,
 )
-from pipeline.convert.formats.folders import images_in, read_ordinary, relative
+from pipeline.convert.formats.folders import images_in, relative
+from pipeline.convert.formats.pictures import read_ordinary
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
 from pipeline.errors import DescryError
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import dicom
 from pipeline.convert.engine.plan import number_of, writable
 from pipeline.data.images import EXTENSIONS
 
@@ -13,7 +14,7 @@ IMAGE, ANNOTATION, DROPPED, UNUSED = "images", "annotations", "dropped", "unused
 _NOT_READ = "not an input of this converter"
 _NOT_NAMED = "image that no annotation names"
 _HIDDEN = "hidden or system file"
-_IMAGES = EXTENSIONS | {".dcm"}
+_IMAGES = EXTENSIONS | dicom.EXTENSIONS
 
 
 def walk(raw: Path) -> Iterator[str]:

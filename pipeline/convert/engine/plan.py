@@ -98,7 +98,6 @@ def writable(text: str) -> str:
 
 
 def describe(source: Source) -> dict[str, Any]:
-    """Parameters of a source (a dataclass whose first field is ``raw``) without the folder."""
+    """Parameters of a source (a dataclass) without its folder and its name."""
     parameters = asdict(source)  # type: ignore[call-overload]
-    del parameters["raw"]
-    return parameters
+    return {key: value for key, value in parameters.items() if key not in ("raw", "name")}

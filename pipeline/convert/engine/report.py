@@ -227,11 +227,13 @@ def summary_line(report: Mapping[str, Any]) -> str:
     images, boxes, splits = report["images"], report["boxes"], report["splits"]
     held = ", ".join(f"{split} {splits[split]['images']}" for split in SPLITS)
     negatives = sum(splits[split]["negatives"] for split in SPLITS)
+    empty = " and ".join(split for split in SPLITS if not splits[split]["images"])
+    warning = f"; nothing is in {empty}: too few groups (patients, slides) to divide"
     return (
         f"{report['dataset']}: {images['in']} images in, {images['out']} out ({held}; "
         f"{negatives} without boxes), {boxes['in']} boxes in, {boxes['out']} out "
         f"({boxes['clipped']} clipped); dropped {_total(images)} images, {_total(boxes)} boxes, "
-        f"{_total(report['rows'])} rows"
+        f"{_total(report['rows'])} rows{warning if empty else ''}"
     )
 
 

@@ -52,7 +52,7 @@ class Fingerprint:
 def _code(source: Source) -> str:
     """Digest of the code that reads, checks and writes, and of the source's own module."""
     root = Path(pipeline.__file__).parent
-    files = {path for room in _ROOMS for path in (root / room).glob("*.py")}
+    files = {path for room in _ROOMS for path in (root / room).rglob("*.py")}
     files.add(Path(inspect.getfile(type(source))))
     digest = hashlib.sha256()
     for path in sorted(files):

@@ -19,12 +19,13 @@ from pipeline.convert.formats.folders import (
     original_name,
     relative,
 )
+from pipeline.convert.formats.pictures import SUFFIXES
 from pipeline.convert.records import Box, Ledger, Record
 from pipeline.data.coco import load_coco
-from pipeline.data.images import EXTENSIONS
 from pipeline.errors import DescryError
 
 _ROBOFLOW = "_annotations.coco.json"
+_GROUP = ("group", "patient_id")  # keys of an image, not of the format, that name its patient
 _SPLIT = re.compile(r"(?<![a-z])(train|valid|validation|val|test)(?![a-z])")
 
 
@@ -112,7 +113,9 @@ class CocoLayout:
             return None
         self.taken.add(path)
         self.keys.add(key)
-        size, group = (image["width"], image["height"]), original_name(parts[-1]) or ""
+        size = image["width"], image["height"]
+        told = next((str(image[key]) for key in _GROUP if image.get(key) not in (None, "")), "")
+        group = told or original_name(parts[-1]) or ""
         return Record(key, relative(self.raw, path), boxes, group, split, size)
 
     def _find(self, file: Path, name: str) -> Path | None:
@@ -134,7 +137,7 @@ class CocoLayout:
     def _account(self, ledger: Ledger) -> None:
         """Images that no JSON lists, and categories that nothing uses."""
         for path in sorted(self.base.rglob("*")):
-            if path.suffix.lower() in EXTENSIONS and path not in self.taken and path.is_file():
+            if path.suffix.lower() in SUFFIXES and path not in self.taken and path.is_file():
                 ledger.drop("image", relative(self.raw, path), "image without annotation")
         unused = [name for name in self.declared if name not in self.used]
         if unused:

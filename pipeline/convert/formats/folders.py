@@ -1,4 +1,4 @@
-"""What the folder layouts (YOLO, VOC, COCO) share: listing images, names, sizes, reading one."""
+"""What the folder layouts (YOLO, VOC, COCO) share: splits, wanted classes, listing images."""
 
 import re
 from collections.abc import Iterator
@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image, UnidentifiedImageError
-
-from pipeline.convert.formats.orient import in_displayed_frame
-from pipeline.convert.records import Ledger, Picture, Record, Unreadable
-from pipeline.data.images import EXTENSIONS, ImageError, read_image
+from pipeline.convert.formats.pictures import SUFFIXES
+from pipeline.convert.records import Ledger, Record
 from pipeline.errors import DescryError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _ROBOFLOW = re.compile(r"^(?P<name>.+?)(_(jpe?g|png|bmp|tiff?|webp))?\.rf\.[0-9A-Za-z]+$", re.I)
-_ORIENTATION = 0x0112
 
 
 class BadRow(Exception):
@@ -96,40 +92,13 @@ def images_in(folder: Path, raw: Path, ledger: Ledger) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         if path.stem in found:
             ledger.drop("image", relative(raw, path), "another image has the same name")
         else:
             found[path.stem] = path
     return found
-
-
-def displayed_size(path: Path) -> tuple[int, int] | None:
-    """Width and height after the EXIF orientation, from the header alone; None if unreadable."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            return (height, width) if _orientation(image) >= 5 else (width, height)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-
-
-def is_turned(path: Path) -> bool:
-    """Whether the file asks to be shown turned or mirrored (EXIF orientation 2 to 8)."""
-    try:
-        with Image.open(path) as image:
-            return _orientation(image) != 1
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; a PNG without an early eXIf chunk is not decoded to look for one."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1
-    value = int(image.getexif().get(_ORIENTATION, 1) or 1)
-    return value if 1 <= value <= 8 else 1
 
 
 def original_name(stem: str) -> str | None:
@@ -139,22 +108,3 @@ def original_name(stem: str) -> str | None:
     """
     match = _ROBOFLOW.match(stem)
     return match["name"] if match else None
-
-
-def read_ordinary(raw: Path, record: Record) -> Picture:
-    """Decode the image file of `record`; its boxes follow an EXIF orientation.
-
-    Raises
-    ------
-    Unreadable
-        When the file is missing, is not a complete image, or has another size than the
-        annotation declares.
-    """
-    try:
-        image = read_image(raw / record.path)
-    except FileNotFoundError as error:
-        raise Unreadable("image missing") from error
-    except ImageError as error:
-        raise Unreadable("corrupt image", str(error)) from error
-    boxes, notes = in_displayed_frame(record.boxes, record.size, image)
-    return Picture(image.pixels, boxes, image.verbatim, image.notes + notes)

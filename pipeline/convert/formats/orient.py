@@ -49,9 +49,7 @@ def in_displayed_frame(
         When the declared size is that of neither frame: the boxes are of another image.
     """
     height, width = image.pixels.shape[:2]
-    if declared is not None and declared not in ((width, height), image.stored_size):
-        detail = f"declared {declared[0]} x {declared[1]}, the file has {width} x {height}"
-        raise Unreadable("image size differs from the annotation", detail)
+    check_size(declared, (width, height), image.stored_size)
     if image.orientation not in _DISPLAYED or not boxes:
         return boxes, ()
     if declared is None or (width, height) == image.stored_size:
@@ -59,3 +57,17 @@ def in_displayed_frame(
     if declared == (width, height):
         return boxes, ()
     return tuple(turn(b, image.orientation, image.stored_size) for b in boxes), (TURNED,)
+
+
+def check_size(declared: tuple[int, int] | None, *actual: tuple[int, int]) -> None:
+    """Refuse an annotation that declares none of the sizes (width, height) that the file has.
+
+    Raises
+    ------
+    Unreadable
+        Its boxes are of another image.
+    """
+    if declared is not None and declared not in actual:
+        (width, height), (w, h) = actual[0], declared
+        detail = f"declared {w} x {h}, the file has {width} x {height}"
+        raise Unreadable("image size differs from the annotation", detail)

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.convert.formats.folders import displayed_size, is_turned, read_ordinary
+from pipeline.convert.formats.pictures import displayed_size, is_turned, read_picture
 from pipeline.convert.formats.strips import Rectangle, read_stored
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
+from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 
 NO_TILE = "too little of it inside any tile"
@@ -169,8 +170,8 @@ def clip(box: Box, frame: Rectangle) -> Box | None:
     return replace(box, x=x, y=y, width=right - x, height=bottom - y)
 
 
-def read_tile(raw: Path, record: Record) -> Picture:
-    """Read the rectangle `record.crop` of an image file.
+def read_tile(raw: Path, record: Record, intensity: Intensity) -> Picture:
+    """Read the rectangle `record.crop` of an image file, all of it without one.
 
     Raises
     ------
@@ -178,12 +179,12 @@ def read_tile(raw: Path, record: Record) -> Picture:
         When the file is missing or corrupt.
     """
     if record.crop is None:
-        return read_ordinary(raw, record)
+        return read_picture(raw, record, intensity)
     x, y, width, height = record.crop
     notes: tuple[str, ...] = ()
     pixels = read_stored(raw / record.path, record.crop)
     if pixels is None:
-        slide = _last_slide(raw, record.path)
+        slide = _last_slide(raw, record.path, intensity)
         pixels, notes = slide.pixels[y : y + height, x : x + width], slide.notes
     if pixels.shape[:2] != (height, width):
         raise Unreadable("image changed during the conversion", f"tile {record.crop} is outside")
@@ -191,9 +192,9 @@ def read_tile(raw: Path, record: Record) -> Picture:
 
 
 @lru_cache(maxsize=1)
-def _last_slide(raw: Path, path: str) -> Picture:
+def _last_slide(raw: Path, path: str, intensity: Intensity) -> Picture:
     """Decode a whole slide, once for all of its tiles that this worker gets in a row."""
-    return read_ordinary(raw, Record(key=path, path=path))
+    return read_picture(raw, Record(key=path, path=path), intensity)
 
 
 def _drop_rows(boxes: tuple[Box, ...], reason: str, ledger: Ledger) -> None:

@@ -13,11 +13,11 @@ from pipeline.convert.formats.folders import (
     SPLIT_NAMES,
     BadRow,
     Selection,
-    displayed_size,
     images_in,
     original_name,
     relative,
 )
+from pipeline.convert.formats.pictures import displayed_size
 from pipeline.convert.formats.yolo_names import Names, find_names
 from pipeline.convert.records import Box, Ledger, Record
 from pipeline.errors import DescryError

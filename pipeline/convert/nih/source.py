@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.convert.formats.folders import read_ordinary
+from pipeline.convert.formats.pictures import read_ordinary
 from pipeline.convert.nih.rows import CLASSES
 from pipeline.convert.nih.survey import Survey
 from pipeline.convert.records import Ledger, Picture, Record

@@ -9,19 +9,17 @@ split; without it, that is not possible and the report says so.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from pipeline.convert.formats.listing import files_by_name
+from pipeline.convert.formats.pictures import read_picture
 from pipeline.convert.formats.tables import find_table
-from pipeline.convert.records import Ledger, Picture, Record, Unreadable
-from pipeline.convert.rsna.header import describe
+from pipeline.convert.records import Ledger, Picture, Record
 from pipeline.convert.rsna.mapping import read_mapping
 from pipeline.convert.rsna.rows import CLASS, Labels, read_findings, read_labels
 from pipeline.data.intensity import Intensity
-from pipeline.dicom.header import DicomError
-from pipeline.dicom.pixels import read_frame
 from pipeline.errors import DescryError
 
 IMAGES = "stage_2_train_images"
@@ -30,7 +28,6 @@ CLASS_INFO = "stage_2_detailed_class_info.csv"
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 TEST_IMAGES = "stage_2_test_images"
 SUBMISSION = "stage_2_sample_submission.csv"
-IMPLAUSIBLE_AGE = "implausible age left out"
 COMPLETE_ROWS = 30_227  # of the label table as Kaggle gives it
 
 
@@ -45,10 +42,13 @@ class Rsna:
     mapping : str
         Path of RSNA's ``pneumonia-challenge-dataset-mappings_2018.json``. Empty: the file of this
         name in `raw`, if there is one.
+    intensity : Intensity
+        From stored values to 8 bits. The release has 8 bits and no window: it changes nothing.
     """
 
     raw: Path
     mapping: str = ""
+    intensity: Intensity = field(default_factory=Intensity)
 
     name: ClassVar[str] = "rsna"
     markers: ClassVar[tuple[str, ...]] = (LABELS, IMAGES)
@@ -86,15 +86,7 @@ class Rsna:
 
     def read(self, record: Record) -> Picture:
         """Decode one DICOM file to 8 bits; see `Source.read`."""
-        try:
-            frame = read_frame(self.raw / record.path, Intensity())
-        except FileNotFoundError as error:
-            raise Unreadable("image missing") from error
-        except (DicomError, OSError) as error:
-            raise Unreadable("corrupt image", str(error)) from error
-        header = describe(self.raw / record.path)  # here and not in `scan`: many processes read
-        notes = (*frame.notes, *([IMPLAUSIBLE_AGE] if header.odd_age else []))
-        return Picture(frame.pixels, record.boxes, notes=notes, attributes=header.attributes)
+        return read_picture(self.raw, record, self.intensity)
 
     def _images(self, ledger: Ledger) -> dict[str, str]:
         """Image id -> path relative to the raw folder."""

@@ -1,4 +1,4 @@
-"""What the header of an RSNA file adds to its labels: view, sex, age, pixel spacing."""
+"""What a DICOM header adds to the labels of its image: view, sex, age, pixel spacing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from pipeline.convert.formats.ages import age_in_years
 from pipeline.dicom.header import quiet
 
+IMPLAUSIBLE_AGE = "implausible age left out"
 _KEYWORDS = ["PatientAge", "PatientSex", "ViewPosition", "PixelSpacing"]
 
 
@@ -22,7 +23,7 @@ class Description:
         ``view_position``, ``sex``, ``age`` (years) and ``original_pixel_spacing_mm`` (x, y), as
         far as they are known.
     odd_age : bool
-        There is an age that no patient can have (155 occurs).
+        There is an age that no patient can have (155 occurs in RSNA's files).
     """
 
     attributes: dict[str, object] = field(default_factory=dict)
