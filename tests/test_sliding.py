@@ -11,9 +11,11 @@ from predict_factory import BrightSpots, Found, rows_of, spot, tiny_model
 from torch import nn
 
 from pipeline.errors import DescryError
+from pipeline.predict.decode import Reduction
 from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder
-from pipeline.predict.views import View, Views, merged, window_of
+from pipeline.predict.views import View, Views, merged
+from pipeline.predict.windows import Windows
 
 
 def found(*rows):
@@ -34,7 +36,7 @@ def rows(result):
 
 
 def test_windows_overlap_by_a_quarter_and_end_at_the_edges():
-    views = Views(BrightSpots(), 4, window=40, above=80).views(60, 100)
+    views = Views(BrightSpots(), 4, Windows(40, 80)).views(60, 100)
     # Steps of 30: left 0, 30, 60 (and 100 is reached); top 0, then 20 instead of 30.
     assert [(v.left, v.top, v.right, v.bottom) for v in views] == [
         (0, 0, 40, 40), (30, 0, 70, 40), (60, 0, 100, 40),
@@ -45,19 +47,31 @@ def test_windows_overlap_by_a_quarter_and_end_at_the_edges():
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 90), st.booleans())
 def test_windows_cover_every_pixel(height, width, side, mirror):
     seen = np.zeros((height, width), int)
-    for view in Views(BrightSpots(), 4, window=side, above=0, mirror=mirror).views(height, width):
+    for view in Views(BrightSpots(), 4, Windows(side), mirror).views(height, width):
         assert 0 <= view.left < view.right <= width and view.right - view.left <= side
         seen[view.top : view.bottom, view.left : view.right] += 1
     assert seen.min() >= 1 + mirror
 
 
 def test_which_pictures_are_cut():
-    assert window_of("auto", 100) == (100, 800)
-    assert window_of("auto", None) == (None, 0)
-    assert window_of("off", 100) == (None, 0)
-    assert window_of("64", 100) == (64, 64)
-    views = Views(BrightSpots(), 4, *window_of("auto", 10))
-    assert len(views.views(50, 80)) == 1 and len(views.views(50, 81)) > 1
+    assert Windows.of("auto", 100) == Windows(100, 800)
+    assert Windows.of("auto", None) == Windows.of("off", 100) == Windows()
+    assert Windows.of("64", 100) == Windows(64, 64)
+    far = Windows.of("auto", 10)
+    assert (far.side_for(50, 80), far.side_for(81, 50)) == (None, 10)
+    assert Windows().side_for(9999, 9999) is None
+
+
+def test_what_is_cut_is_not_reduced_before():
+    """The worker that reads and the model's process follow one rule."""
+    windows = Windows(20, 160)
+    views, reduced = Views(BrightSpots(), 4, windows), Reduction(64, windows)
+    for size in ((90, 160), (90, 161), (10, 10)):
+        pixels, fit, _ = reduced(np.zeros(size, np.uint8))
+        assert (fit.height, fit.width) == size
+        cut = len(views.views(*size)) > 1
+        assert cut == (size == (90, 161))
+        assert max(pixels.shape) == (161 if cut else min(max(size), 64))
 
 
 def test_a_part_of_a_box_gives_way_to_the_whole_box():
@@ -95,11 +109,11 @@ def test_the_mirror_image_counts_and_is_mirrored_back():
 
     detector = LeftHalf()
     pixels = spot(size=(40, 50), at=(35, 20, 5, 8))
-    assert len(Views(detector, 2).detect([pixels])[0].boxes) == 0
-    (once,) = Views(detector, 2, mirror=True).detect([pixels])
+    assert len(Views(detector, 2, Windows()).detect([pixels])[0].boxes) == 0
+    (once,) = Views(detector, 2, Windows(), mirror=True).detect([pixels])
     assert once.boxes.tolist() == [[35, 20, 40, 28]]
     both = spot(size=(40, 50), at=(22, 20, 2, 8))  # x 22..24, seen in neither twice
-    (twice,) = Views(BrightSpots(), 2, mirror=True).detect([both])
+    (twice,) = Views(BrightSpots(), 2, Windows(), mirror=True).detect([both])
     assert twice.boxes.tolist() == [[22, 20, 24, 28]]  # one box, not one per view
 
 

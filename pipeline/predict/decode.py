@@ -32,6 +32,7 @@ from pipeline.predict.sources import (
     located,
     members,
 )
+from pipeline.predict.windows import Windows
 
 # DICOM objects that are well-formed but hold nothing to look at: skipped, not failed.
 _SKIPPED = ("not DICOM", "not an image object")
@@ -53,20 +54,19 @@ class Reduction:
     ----------
     side : int or None
         Longest side of what the model sees; larger pictures are scaled down to it. None: never.
-    above : int or None
-        Pictures with a longer side than this are cut into windows and stay as they are.
+    windows : Windows
+        Pictures that will be cut stay as they are.
     whole : bool
         The picture at its own size goes along, to be drawn.
     """
 
     side: int | None = None
-    above: int | None = None
+    windows: Windows = field(default_factory=Windows)
     whole: bool = False
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, Fit, np.ndarray | None]:
         """The first fields of a `Picture`."""
-        cut = self.above is not None and max(pixels.shape[:2]) > self.above
-        if self.side is None or cut:
+        if self.side is None or self.windows.side_for(*pixels.shape[:2]) is not None:
             seen, fit = pixels, unscaled(pixels)
         else:
             seen, fit = shrink(pixels, self.side)

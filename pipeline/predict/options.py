@@ -64,7 +64,7 @@ class Options:
     filters : Filters
         Which DICOM objects to read.
     window : str
-        "auto", "off" or the side of a sliding window in pixels (see `views.window_of`).
+        "auto", "off" or the side of a sliding window in pixels (see `Windows.of`).
     tta : bool
         Look at the mirror image of every picture too (test-time augmentation).
     precision : str

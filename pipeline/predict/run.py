@@ -29,7 +29,8 @@ from pipeline.predict.pages import write_pages
 from pipeline.predict.records import Ended, FileResult, FrameResult, Opened, Picture
 from pipeline.predict.sources import fingerprint
 from pipeline.predict.versions import versions
-from pipeline.predict.views import OVERLAP, Views, window_of
+from pipeline.predict.views import Views
+from pipeline.predict.windows import Windows
 from pipeline.predict.workers import Workers
 from pipeline.predict.workspace import FORMAT, Workspace, open_workspace
 
@@ -163,7 +164,7 @@ def reader(
     """What the worker processes do, for a model and the user's choices."""
     trained_on = detector.meta.get("modality") or ()
     modalities = (trained_on,) if isinstance(trained_on, str) else tuple(trained_on)
-    window, above = window_of(options.window, detector.meta.get("longest_side"))
+    windows = Windows.of(options.window, detector.meta.get("longest_side"))
     drawn = options.overlays != "none"
     return Reader(
         root_of(source).resolve(),
@@ -171,7 +172,7 @@ def reader(
         options.filters,
         tuple(name.upper() for name in modalities),
         lost or {},
-        Reduction(detector.image_size, None if window is None else above, drawn),
+        Reduction(detector.image_size, windows, drawn),
     )
 
 
@@ -194,7 +195,7 @@ class _Run:
         self.classes = dict(detector.categories)
         self.point = self._operating_point()
         self.thresholds = self.point.lowest(detector.categories)
-        self.window, self.above = window_of(options.window, detector.meta.get("longest_side"))
+        self.windows = Windows.of(options.window, detector.meta.get("longest_side"))
         self.pseudonyms = None if options.key is None else Pseudonyms(options.key)
         self.objects: ObjectWriter | None = None
 
@@ -221,7 +222,7 @@ class _Run:
                 "from": "--threshold" if given else "checkpoint (chosen on validation data)",
                 "sources": self.point.sources,
             },
-            "window": {"side": self.window, "above": self.above, "overlap": OVERLAP},
+            "window": asdict(self.windows),
             "options": chosen,
             "pseudonyms": {"key_id": self.pseudonyms.key_id} if self.pseudonyms else None,
             "device": self.device,
@@ -260,7 +261,7 @@ class _Run:
     def _begun(self, files: Files, overlays: Overlays, threads: Executor) -> "_Chunk":
         """Read a chunk of files and hand their frames to the model."""
         size = self.options.batch_size
-        views = Views(self.detector, size, self.window, self.above, self.options.tta)
+        views = Views(self.detector, size, self.windows, self.options.tta)
         batches = Batches(views.detect, size, self.thresholds, overlays.add, threads)
         chunk = _Chunk(batches)
         for number, (path, messages) in files:

@@ -1,10 +1,4 @@
-"""Several looks at one picture: windows that slide over a large one, and its mirror image.
-
-A model knows objects at the scale of its training images. A window therefore has the side of the
-longest training image, in pixels of the picture, and is fitted to the model's input as a training
-image is. Radiographs of finer grain show the same view, so that "auto" leaves a picture whole
-until it is `FAR_ABOVE` times as long; slides and aerial views are far longer than that.
-"""
+"""Several looks at one picture: windows that slide over a large one, and its mirror image."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +8,8 @@ import torch
 from torchvision.ops import batched_nms
 
 from pipeline.predict.detecting import Detector, Found
+from pipeline.predict.windows import Windows
 
-FAR_ABOVE = 8  # times the longest training image
-OVERLAP = 0.25  # of a window with the next: smaller objects are whole in one of them
 MERGE_IOU = 0.5
 _COVERED = 0.5  # share of a cut box that lies in a whole one, from which on they are one object
 _EDGE = 0.01  # of a window's side: a box that comes so near to a cut counts as cut
@@ -53,23 +46,16 @@ class Views:
     detector : Detector
     size : int
         Views per call of the model.
-    window : int or None
-        Side of a window in pixels; pictures with a longer side than `above` are cut. None: none.
-    above : int
+    windows : Windows
+        Which pictures are cut.
     mirror : bool
         Look at the mirror image too.
     """
 
     def __init__(
-        self,
-        detector: Detector,
-        size: int,
-        window: int | None = None,
-        above: int = 0,
-        mirror: bool = False,
+        self, detector: Detector, size: int, windows: Windows, mirror: bool = False
     ) -> None:
-        self.detector, self.size, self.window = detector, size, window
-        self.above, self.mirror = above, mirror
+        self.detector, self.size, self.windows, self.mirror = detector, size, windows, mirror
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Found]:
         """Detections per image, in its pixels."""
@@ -81,10 +67,10 @@ class Views:
 
     def views(self, height: int, width: int) -> list[View]:
         """All views of a picture of this size; first the whole one or the windows, row by row."""
-        whole = [View(0, 0, width, height)]
-        views = whole
-        if self.window is not None and max(height, width) > self.above:
-            views = _windows(height, width, self.window)
+        side = self.windows.side_for(height, width)
+        views = [View(0, 0, width, height)]
+        if side is not None:
+            views = _tiles(height, width, side, self.windows.overlap)
         if self.mirror:
             views = views + [View(v.left, v.top, v.right, v.bottom, True) for v in views]
         return views
@@ -94,23 +80,6 @@ class Views:
             pixels = [cut(image, view) for image, view in views[start : start + self.size]]
             black = [np.zeros_like(pixels[0])] * (self.size - len(pixels))
             yield from self.detector.detect(pixels + black)[: len(pixels)]
-
-
-def window_of(wanted: str, longest: int | None) -> tuple[int | None, int]:
-    """Side of the windows and the length of picture above which there are any, in pixels.
-
-    Parameters
-    ----------
-    wanted : str
-        "auto", "off" or the side.
-    longest : int or None
-        Longest side of the training images; unknown, "auto" means "off".
-    """
-    if wanted.isdecimal():
-        return int(wanted), int(wanted)
-    if wanted == "off" or longest is None:
-        return None, 0
-    return longest, FAR_ABOVE * longest
 
 
 def cut(image: np.ndarray, view: View) -> np.ndarray:
@@ -139,11 +108,11 @@ def merged(seen: list[tuple[View, Found]]) -> Found:
     return _suppressed(_joined([whole, rest]))
 
 
-def _windows(height: int, width: int, side: int) -> list[View]:
+def _tiles(height: int, width: int, side: int, overlap: float) -> list[View]:
     """Windows over a picture; the last of a row or column ends at the picture's edge."""
     from monai.data.utils import dense_patch_slices  # takes seconds to import
 
-    step = max(1, round(side * (1 - OVERLAP)))
+    step = max(1, round(side * (1 - overlap)))
     slices = dense_patch_slices((height, width), (side, side), (step, step))
     return [View(across.start, down.start, across.stop, down.stop) for down, across in slices]
 
