@@ -45,13 +45,15 @@ class Data:
 
 @dataclass(frozen=True, config=_FROZEN)
 class FolderParams:
-    """Adapter for COCO, VOC and YOLO layouts, with tiling of large slides (pixels).
+    """Adapter for COCO, VOC, YOLO and mask layouts, with tiling of large slides (pixels).
 
-    `group` is a regular expression for what in a path names the patient or slide.
+    `masks` says what a value in a mask is: an object or a class. `group` is a regular expression
+    for what in a path names the patient or slide.
     """
 
-    layout: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    layout: Literal["auto", "coco", "voc", "yolo", "masks"] = "auto"
     classes: tuple[str, ...] = ()
+    masks: Literal["instances", "classes"] = "instances"
     group: str = ""
     tile: Annotated[int, Field(ge=0)] = 0
     tile_overlap: Annotated[int, Field(ge=0)] = 0

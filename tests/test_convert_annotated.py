@@ -170,8 +170,8 @@ def test_tiles_of_dicom(tmp_path):
     [
         ({"group": "(P"}, r"group='\(P': not a regular expression"),
         ({"group": "X"}, "group='X': finds nothing in images/0.png"),
-        ({"layout": "csv"}, "spots: layout='csv': allowed are auto, coco, voc, yolo"),
-        ({"names": "other"}, "spots: parameter 'names' is not known; there are layout, classes, g"),
+        ({"layout": "csv"}, "spots: layout='csv': allowed are auto, coco, voc, yolo, masks"),
+        ({"names": "other"}, "spots: parameter 'names' is not known; there are layout, classes, m"),
     ],
 )
 def test_wrong_parameters_are_named(tmp_path, parameters, message):
@@ -180,3 +180,125 @@ def test_wrong_parameters_are_named(tmp_path, parameters, message):
         Image.fromarray(pixels(i)).save(folder / f"{i}.png")
     with pytest.raises(DescryError, match=message):
         converted(tmp_path / "raw", tmp_path / "out", **parameters)
+
+
+def mask_folder(raw: Path, masks: list[np.ndarray], ending: str = "") -> Path:
+    for kind in ("images", "masks"):
+        (raw / kind).mkdir(parents=True)
+    for i, mask in enumerate(masks):
+        Image.fromarray(pixels(i)).save(raw / f"images/{i}.png")
+        Image.fromarray(mask).save(raw / f"masks/{i}{ending}.png")
+    return raw
+
+
+def boxes_of(out: Path) -> dict[str, list[tuple[str, list[float]]]]:
+    """Class and box of every object, by the source of its image."""
+    found: dict[str, list[tuple[str, list[float]]]] = {}
+    for split in ("train", "val", "test"):
+        content = json.loads((out / f"annotations/{split}.json").read_text())
+        classes = {c["id"]: c["name"] for c in content["categories"]}
+        images = {image["id"]: image["source"] for image in content["images"]}
+        found |= {source: [] for source in images.values()}
+        for one in content["annotations"]:
+            found[images[one["image_id"]]].append((classes[one["category_id"]], one["bbox"]))
+    return found
+
+
+def label_image(kind: type = np.uint8) -> np.ndarray:
+    """Value 1 in two places, 2 in one; the larger part of 1 touches 2."""
+    mask = np.zeros(SIZE, kind)
+    mask[2:6, 3:10] = 1
+    mask[6:9, 3:5] = 2
+    mask[20, 30] = 1
+    return mask
+
+
+@pytest.mark.parametrize("ending", ["", "_mask", "_masks"])
+def test_instances_are_values(tmp_path, ending):
+    deep = label_image(np.uint16) * 1000
+    masks = [label_image(), deep, np.zeros(SIZE, np.uint8)]
+    converted(mask_folder(tmp_path / "raw", masks, ending), tmp_path / "out", classes=("cell",))
+    boxes = [("cell", [3, 2, 28, 19]), ("cell", [3, 6, 2, 3])]
+    assert boxes_of(tmp_path / "out") == {
+        "images/0.png": boxes,
+        "images/1.png": boxes,
+        "images/2.png": [],
+    }
+
+
+def test_classes_are_values_and_their_parts_objects(tmp_path):
+    raw = mask_folder(tmp_path / "raw", [label_image()] * 3)
+    converted(raw, tmp_path / "out", masks="classes", classes=("nucleus", "debris"))
+    assert boxes_of(tmp_path / "out")["images/0.png"] == [
+        ("nucleus", [3, 2, 7, 4]),
+        ("nucleus", [30, 20, 1, 1]),
+        ("debris", [3, 6, 2, 3]),
+    ]
+
+
+def test_a_single_class_has_soft_edges(tmp_path):
+    soft = np.zeros(SIZE, np.uint8)
+    soft[4:8, 5:9], soft[3, 5:9] = 255, 90
+    converted(
+        mask_folder(tmp_path / "raw", [soft] * 3),
+        tmp_path / "out",
+        masks="classes",
+        classes=("lesion",),
+    )
+    assert boxes_of(tmp_path / "out")["images/1.png"] == [("lesion", [5, 4, 4, 4])]
+
+
+def test_masks_by_split_and_what_has_no_partner(tmp_path):
+    raw = tmp_path / "raw"
+    for split in ("train", "val", "test"):
+        for kind in ("images", "masks"):
+            (raw / kind / split).mkdir(parents=True)
+        Image.fromarray(pixels(len(split))).save(raw / f"images/{split}/a.png")
+        Image.fromarray(label_image()).save(raw / f"masks/{split}/a.tif")
+    Image.fromarray(pixels(1)).save(raw / "images/train/alone.png")
+    Image.fromarray(label_image()).save(raw / "masks/train/orphan.png")
+    Image.fromarray(label_image()).save(raw / "masks/train/a_mask.png")
+    Image.fromarray(pixels(2)).save(raw / "images/train/odd.png")
+    Image.fromarray(label_image()[:9]).save(raw / "masks/train/odd.png")
+    report, images = converted(raw, tmp_path / "out")
+    assert [(i["source"], i["split"]) for i in images] == [
+        (f"images/{split}/a.png", split) for split in ("test", "train", "val")
+    ]
+    assert report["images"]["dropped"] == {
+        "image without annotation": 1,
+        "mask size differs from image size": 1,
+    }
+    listed = (tmp_path / "out/dropped.csv").read_text()
+    assert "masks/train/orphan.png,mask without image" in listed
+    assert "another mask of the same image" in listed
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"masks": "polygons"}, "masks='polygons': allowed are instances, classes"),
+        ({"masks": "classes"}, "masks=classes: classes must name them"),
+        ({"classes": ("a", "b")}, "masks=instances: objects are of one class, not of 2"),
+        ({"tile": 8}, "spots: tile=8: images with masks are not cut"),
+        ({"masks": "classes", "classes": ("a",)}, None),
+        ({"masks": "classes", "classes": ("a", "b")}, "mask value without a class"),
+    ],
+)
+def test_masks_and_parameters_that_do_not_agree(tmp_path, parameters, message):
+    raw = mask_folder(tmp_path / "raw", [label_image() + (label_image() > 1)] * 3)
+    if message is None:  # of a single class all that is not background
+        converted(raw, tmp_path / "out", **parameters)
+        assert len(boxes_of(tmp_path / "out")["images/0.png"]) == 2
+        return
+    with pytest.raises(DescryError, match=message):
+        converted(raw, tmp_path / "out", **parameters)
+
+
+def test_masks_beside_labels_need_a_choice(tmp_path):
+    raw = mask_folder(tmp_path / "raw", [label_image()] * 3)
+    (raw / "labels").mkdir()
+    (raw / "labels/0.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    with pytest.raises(DescryError, match=r"more than one dataset \(yolo .* masks"):
+        converted(raw, tmp_path / "out", classes=("cell",))
+    converted(raw, tmp_path / "out", classes=("cell",), layout="masks")
+    assert boxes_of(tmp_path / "out")["images/0.png"][0][1] == [3, 2, 28, 19]

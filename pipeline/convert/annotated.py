@@ -1,4 +1,4 @@
-"""Images in a COCO, Pascal VOC or YOLO folder: datasets of one's own, and whatever is kept so.
+"""Images with COCO, VOC or YOLO files or masks: datasets of one's own, and what is kept so.
 
 PNG, JPEG, TIFF, BMP, WebP and single-frame DICOM are read alike. What must not be divided between
 splits (a patient, a slide) is told by the file names, by the COCO file or by the DICOM headers.
@@ -13,6 +13,8 @@ from typing import ClassVar
 from pipeline.convert.formats.coco import find_coco
 from pipeline.convert.formats.folders import Layout, Selection, bases
 from pipeline.convert.formats.groups import Groups
+from pipeline.convert.formats.mask_folders import MaskLayout, Meaning, find_masks, with_boxes
+from pipeline.convert.formats.pictures import read_picture
 from pipeline.convert.formats.tiles import Tiler, Tiling, read_tile
 from pipeline.convert.formats.voc import open_voc
 from pipeline.convert.formats.yolo import find_folders, open_yolo
@@ -20,28 +22,30 @@ from pipeline.convert.records import Ledger, Picture, Record, require
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 
-LAYOUTS = ("auto", "coco", "voc", "yolo")
+LAYOUTS = ("auto", "coco", "voc", "yolo", "masks")
 SHAPES = (
     "COCO (annotations/*.json, *.json, or train/_annotations.coco.json, with their images), "
-    "VOC (Annotations/*.xml and JPEGImages/), or YOLO (train/images and train/labels, "
-    "images/train and labels/train, or images and labels)"
+    "VOC (Annotations/*.xml and JPEGImages/), YOLO (train/images and train/labels, images/train "
+    "and labels/train, or images and labels), or masks (the same with masks for labels)"
 )
 
 
 @dataclass(frozen=True)
 class AnnotatedFolder:
-    """Images with boxes in a COCO, VOC or YOLO folder, cut into tiles on request.
+    """Images with boxes or masks in a folder, cut into tiles on request.
 
     Attributes
     ----------
     raw : Path
         The folder with the annotated images (or one folder above them).
     layout : str
-        ``coco``, ``voc``, ``yolo``, or ``auto``: the one that the files show.
+        ``coco``, ``voc``, ``yolo``, ``masks``, or ``auto``: the one that the files show.
     classes : tuple of str
         The wanted classes, in id order; others are dropped and counted. Empty: all, in the order
         that the dataset declares (YOLO, COCO) or sorted (VOC). YOLO folders without a yaml need
-        them, in index order.
+        them, in index order. Of masks see `formats.mask_folders.Meaning`.
+    masks : str
+        ``instances``: a value of a mask is an object; ``classes``: it is a class.
     group : str
         Regular expression that finds in a file's path below `raw` what may not be divided between
         splits: its first group, else all that it matches. Empty: what the COCO file says
@@ -62,6 +66,7 @@ class AnnotatedFolder:
     raw: Path
     layout: str = "auto"
     classes: tuple[str, ...] = ()
+    masks: str = "instances"
     group: str = ""
     tile: int = 0
     tile_overlap: int = 0
@@ -74,7 +79,7 @@ class AnnotatedFolder:
         "*.json",
         *(f"{nest}_annotations.coco.json" for nest in ("*/", "*/*/")),
         *(f"{nest}{folder}" for nest in ("", "*/") for folder in ("Annotations", "annotations")),
-        *(f"{nest}labels" for nest in ("", "*/", "*/*/")),
+        *(f"{nest}{kind}" for nest in ("", "*/", "*/*/") for kind in ("labels", "masks")),
     )
     download: ClassVar[str] = f"Put images and annotations there as one of: {SHAPES}."
 
@@ -97,6 +102,9 @@ class AnnotatedFolder:
     def _selection(self) -> Selection:
         return Selection(tuple(self.classes))
 
+    def _meaning(self) -> Meaning:
+        return Meaning(self.masks, tuple(self.classes))
+
     def _groups(self) -> Groups:
         return Groups(self.raw, self.group)
 
@@ -112,6 +120,10 @@ class AnnotatedFolder:
         self._names.clear()
         layout = self._open()
         records = self._groups().records(layout.records(ledger), ledger)
+        if self.tile and isinstance(layout, MaskLayout):
+            raise DescryError(
+                f"{self.name}: tile={self.tile}: images with masks are not cut; cut both before"
+            )
         if self.tile:
             yield from Tiler(self.raw, self._tiling()).records(records, ledger)
         else:
@@ -124,6 +136,9 @@ class AnnotatedFolder:
 
     def read(self, record: Record) -> Picture:
         """Decode one image or tile; see `Source.read`."""
+        if "mask" in record.attributes:
+            picture = read_picture(self.raw, record, self.intensity)
+            return with_boxes(picture, self.raw, record, self._meaning())
         return read_tile(self.raw, record, self.intensity)
 
     def _open(self) -> Layout:
@@ -156,6 +171,11 @@ class AnnotatedFolder:
             found["coco"] = find_coco(self.raw, base, selection)
         if "voc" in wanted:
             found["voc"] = open_voc(self.raw, base, selection)
-        if "yolo" in wanted and find_folders(base):
+        labels, masks = find_folders(base), find_masks(base)
+        if masks and not any(pair.truth.is_dir() for pair in labels):
+            labels = []  # else images by themselves count as YOLO's, which says what is missing
+        if "yolo" in wanted and labels:
             found["yolo"] = open_yolo(self.raw, [base], selection)
+        if "masks" in wanted and masks:
+            found["masks"] = MaskLayout(self.raw, masks, self._meaning())
         return {name: layout for name, layout in found.items() if layout is not None}

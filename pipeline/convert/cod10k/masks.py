@@ -7,12 +7,13 @@ from pipeline.convert.formats.masks import (
     component_extents,
     foreground,
     index_extents,
-    read_mask,
+    mask_of,
     whole_extent,
 )
 from pipeline.convert.records import Unreadable
-from pipeline.data.images import ImageError
 
+# A soft-edged object mask read as an index image would turn into an object per grey level.
+MAX_INSTANCES = 100
 SMALLEST_COMPONENT = 16  # pixels; less is a speck of a careless outline
 SPECKS = "specks in an object mask gave no box"
 
@@ -40,20 +41,16 @@ def measure(
     Unreadable
         When the mask is missing, corrupt, of another size or not of the kind that `route` says.
     """
-    try:
-        values = read_mask(raw / mask)
-        found = (values.shape[1], values.shape[0])
-        if found != size:
-            raise Unreadable("mask size differs from image size", f"{mask}: {found}, image {size}")
-        if route == "instance":
-            return index_extents(values), ()
-    except FileNotFoundError as error:
-        raise Unreadable("mask file missing", mask) from error
-    except ImageError as error:
-        raise Unreadable("corrupt mask", f"{mask}: {error}") from error
+    values = mask_of(raw, mask, size)
+    if route == "instance":
+        extents = index_extents(values)
+        if len(extents) > MAX_INSTANCES:
+            detail = f"{mask}: {len(extents)} different values: not one value per object"
+            raise Unreadable("corrupt mask", detail)
+        return extents, ()
     objects = foreground(values)
     if not apart:
         whole = whole_extent(objects)
         return ([(1, whole)] if whole else []), ()
-    extents, specks = component_extents(objects, SMALLEST_COMPONENT)
-    return list(enumerate(extents, start=1)), (SPECKS,) if specks else ()
+    parts, specks = component_extents(objects, SMALLEST_COMPONENT)
+    return list(enumerate(parts, start=1)), (SPECKS,) if specks else ()

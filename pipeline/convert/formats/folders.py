@@ -72,6 +72,35 @@ class Selection:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A folder of images and the one with what is known of them.
+
+    `split` is the official split that the folder's name says, `key` begins the keys of its images.
+    """
+
+    images: Path
+    truth: Path
+    split: str | None
+    key: str
+
+
+def find_pairs(base: Path, truth: str) -> list[Pair]:
+    """Pairs below `base`: ``train/images``, ``images/train`` or ``images``, and `truth` beside.
+
+    The first of these three shapes that is present wins; an empty list means none is. By splits,
+    the images alone make a pair, whose `truth` is not there.
+    """
+    by_split = [(base / n / "images", base / n / truth, n) for n in SPLIT_NAMES]
+    by_kind = [(base / "images" / n, base / truth / n, n) for n in SPLIT_NAMES]
+    for shape in (by_split, by_kind):
+        found = [Pair(i, t, SPLIT_NAMES[n], n) for i, t, n in shape if i.is_dir()]
+        if found:
+            return found
+    flat = Pair(base / "images", base / truth, None, "")
+    return [flat] if flat.images.is_dir() and flat.truth.is_dir() else []
+
+
 def relative(raw: Path, path: Path) -> str:
     """Path of `path` below `raw`, with ``/``."""
     return path.relative_to(raw).as_posix()

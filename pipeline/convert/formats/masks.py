@@ -11,11 +11,10 @@ from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
+from pipeline.convert.records import Unreadable
 from pipeline.data.images import ImageError
 
 Extent = tuple[float, float, float, float]  # x, y, width, height in pixels
-# A soft-edged object mask read as an index image would turn into an object per grey level.
-MAX_INSTANCES = 100
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -45,6 +44,26 @@ def read_mask(path: Path) -> np.ndarray:
         raise ImageError(str(error)) from error
 
 
+def mask_of(raw: Path, mask: str, size: tuple[int, int]) -> np.ndarray:
+    """Stored values (H, W) of the mask of an image of `size` (width, height), as displayed.
+
+    Raises
+    ------
+    Unreadable
+        When the mask is missing, corrupt or of another size.
+    """
+    try:
+        values = read_mask(raw / mask)
+    except FileNotFoundError as error:
+        raise Unreadable("mask file missing", mask) from error
+    except ImageError as error:
+        raise Unreadable("corrupt mask", f"{mask}: {error}") from error
+    found = (values.shape[1], values.shape[0])
+    if found != size:
+        raise Unreadable("mask size differs from image size", f"{mask}: {found}, image {size}")
+    return values
+
+
 def _values(image: Image.Image) -> np.ndarray:
     """Stored values of an opened mask, (H, W)."""
     if image.mode in ("1", "P", "L", "I", "I;16", "I;16L", "I;16B"):
@@ -60,17 +79,8 @@ def _values(image: Image.Image) -> np.ndarray:
 
 
 def index_extents(values: np.ndarray) -> list[tuple[int, Extent]]:
-    """Box of every value but 0 in an index mask (H, W), by ascending value.
-
-    Raises
-    ------
-    ImageError
-        When there are more than `MAX_INSTANCES` values: such a mask is not an index image.
-    """
+    """Box of every value but 0 in an index mask (H, W), by ascending value."""
     found, packed = np.unique(values, return_inverse=True)
-    count = int((found != 0).sum())
-    if count > MAX_INSTANCES:
-        raise ImageError(f"{count} different values: not one value per object")
     slices = ndimage.find_objects(packed.reshape(values.shape) + 1)  # value found[i] is label i + 1
     return [(int(v), _extent(s)) for v, s in zip(found, slices, strict=True) if v != 0]
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.convert.formats.folders import (
-    SPLIT_NAMES,
     BadRow,
+    Pair,
     Selection,
+    find_pairs,
     images_in,
     original_name,
     relative,
@@ -26,19 +27,6 @@ from pipeline.errors import DescryError
 OVERSHOOT = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """One pair of image and label folders.
-
-    `split` is the official split that the folder's name says, `key` begins the keys of its images.
-    """
-
-    images: Path
-    labels: Path
-    split: str | None
-    key: str
-
-
 @dataclass(slots=True)
 class Tally:
     """Counts for the notes of the report."""
@@ -48,19 +36,9 @@ class Tally:
     outlines: int = 0
 
 
-def find_folders(base: Path) -> list[Folder]:
-    """Image and label folders below `base`: ``train/images``, ``images/train`` or ``images``.
-
-    The first of these three shapes that is present wins; an empty list means none is.
-    """
-    by_split = [(base / n / "images", base / n / "labels", n) for n in SPLIT_NAMES]
-    by_kind = [(base / "images" / n, base / "labels" / n, n) for n in SPLIT_NAMES]
-    for shape in (by_split, by_kind):
-        found = [Folder(i, t, SPLIT_NAMES[n], n) for i, t, n in shape if i.is_dir()]
-        if found:
-            return found
-    flat = Folder(base / "images", base / "labels", None, "")
-    return [flat] if flat.images.is_dir() and flat.labels.is_dir() else []
+def find_folders(base: Path) -> list[Pair]:
+    """Image and label folders below `base`; see `find_pairs`."""
+    return find_pairs(base, "labels")
 
 
 def open_yolo(raw: Path, starts: list[Path], selection: Selection) -> "YoloLayout":
@@ -97,7 +75,7 @@ class YoloLayout:
     ----------
     raw : Path
         Paths in records and reports are relative to it.
-    folders : list of Folder
+    folders : list of Pair
     declared : list of Names
         Class names by index, the same ones from each place where they were read.
     selection : Selection
@@ -105,7 +83,7 @@ class YoloLayout:
     """
 
     raw: Path
-    folders: list[Folder]
+    folders: list[Pair]
     declared: list[Names]
     selection: Selection = field(default_factory=Selection)
     tally: Tally = field(default_factory=Tally)
@@ -127,7 +105,7 @@ class YoloLayout:
             yield from self._folder(folder, ledger)
         self._notes(ledger)
 
-    def _folder(self, folder: Folder, ledger: Ledger) -> Iterator[Record]:
+    def _folder(self, folder: Pair, ledger: Ledger) -> Iterator[Record]:
         labels = _label_files(folder)
         for stem, image in images_in(folder.images, self.raw, ledger).items():
             record = self._record(folder, stem, image, labels.pop(stem, None), ledger)
@@ -137,7 +115,7 @@ class YoloLayout:
             self._orphan(path, ledger)
 
     def _record(
-        self, folder: Folder, stem: str, image: Path, label: Path | None, ledger: Ledger
+        self, folder: Pair, stem: str, image: Path, label: Path | None, ledger: Ledger
     ) -> Record | None:
         """Record of one image, or None when its label file cannot be used at all."""
         path, size = relative(self.raw, image), displayed_size(image)
@@ -228,13 +206,13 @@ def parse_row(text: str) -> tuple[int, tuple[float, float, float, float], bool]:
     return int(index), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), False
 
 
-def _label_files(folder: Folder) -> dict[str, Path]:
+def _label_files(folder: Pair) -> dict[str, Path]:
     """Label files by stem, sorted; a folder without any would make every image a negative."""
-    found = sorted(folder.labels.glob("*.txt")) if folder.labels.is_dir() else []
+    found = sorted(folder.truth.glob("*.txt")) if folder.truth.is_dir() else []
     labels = {p.stem: p for p in found if p.name != "classes.txt" and not p.name.startswith(".")}
     if not labels and any(folder.images.iterdir()):
         raise DescryError(
-            f"{folder.labels}: no label files (*.txt) for the images in {folder.images}. "
+            f"{folder.truth}: no label files (*.txt) for the images in {folder.images}. "
             "Put the YOLO labels there, or move images without annotation out of the raw folder."
         )
     return labels
