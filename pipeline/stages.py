@@ -6,6 +6,7 @@ loaded.
 """
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -252,10 +253,10 @@ def progress_bar(unit: str, active: bool = True) -> Iterator["ProgressBar"]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
-    console = Console(stderr=True)
+    seen = active and sys.stderr.isatty()  # rich would also draw where FORCE_COLOR is set
     note = TextColumn("{task.fields[note]}")
     columns = (BarColumn(), MofNCompleteColumn(), unit, TimeLeft(), note)
-    with Progress(*columns, console=console, disable=not (active and console.is_terminal)) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not seen) as bar:
         task = bar.add_task(unit, total=None, note="")
 
         def draw(done: int, total: int, note: str = "") -> None:

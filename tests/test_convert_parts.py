@@ -155,6 +155,8 @@ def _job(job):
         os.kill(os.getpid(), signal.SIGTERM)
     if job == "leave":
         os._exit(7)
+    if job == "hang":
+        signal.sigwait([signal.SIGUSR1])
     if job == "ask":
         raise DescryError("mend it")
     if job == "bug":
@@ -174,6 +176,13 @@ def test_every_job_is_answered_and_a_death_costs_one():
     assert results[2] == Crashed("SIGABRT")
     assert results[6] == Crashed("the decoder ended the process with status 7")
     assert [results[i] for i in (0, 1, 3, 4, 5, 7, 8, 9, 10)] == [2, 4, 6, 8, 10, 12, 14, 16, 18]
+
+
+def test_a_worker_that_hangs_costs_one_job():
+    jobs = [1, "hang", 2, 3, 4, 5, "hang", 6]
+    results = dict(run_jobs(_job, iter(enumerate(jobs)), 2, patience=4.0))
+    assert results[1] == results[6] == Crashed("no answer for 4 seconds")
+    assert [results[i] for i in (0, 2, 3, 4, 5, 7)] == [2, 4, 6, 8, 10, 12]
 
 
 def test_no_jobs_need_no_workers():

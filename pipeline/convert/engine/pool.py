@@ -1,4 +1,4 @@
-"""Worker processes that may die: a decoder's crash costs the one job that caused it.
+"""Worker processes that may die or hang: a decoder's crash costs the one job that caused it.
 
 `concurrent.futures.ProcessPoolExecutor` gives up all its workers and all jobs under way when one
 process dies, does not tell which job was at fault, and leaves its workers behind when the parent
@@ -12,6 +12,7 @@ import os
 import pickle
 import platform
 import signal
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -24,6 +25,7 @@ from typing import Any
 
 from pipeline.errors import DescryError
 
+PATIENCE = 300.0  # seconds for one job; the largest images take a hundredth of it
 CHUNK = 4  # jobs sent at once, so that a worker does not wait for the parent after each
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # A decoder's own deaths. Whatever else ends a worker (a shutdown's SIGTERM) ends the run.
@@ -36,7 +38,7 @@ _CRASHES = {
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """The result of a job whose worker died of it; `how` says of what."""
+    """The result of a job whose worker died of it, or was ended for its silence; `how` says it."""
 
     how: str
 
@@ -57,6 +59,7 @@ class _Hand:
     pipe: Connection
     ready: bool = False
     jobs: deque[tuple[int, Any]] = field(default_factory=deque)
+    heard: float = field(default_factory=time.monotonic)  # when it last answered
 
 
 def cores() -> int:
@@ -67,7 +70,10 @@ def cores() -> int:
 
 
 def run_jobs(
-    function: Callable[[Any], Any], jobs: Iterator[tuple[int, Any]], workers: int
+    function: Callable[[Any], Any],
+    jobs: Iterator[tuple[int, Any]],
+    workers: int,
+    patience: float = PATIENCE,
 ) -> Generator[tuple[int, Any], None, None]:
     """Yield (number, result) as results come, which need not be the order of the jobs.
 
@@ -80,6 +86,8 @@ def run_jobs(
         Taken from as workers become free, so that it is never held as a whole.
     workers : int
         Number of processes.
+    patience : float
+        Seconds after which a worker that does not answer is ended, at the cost of its job.
 
     Yields
     ------
@@ -93,7 +101,7 @@ def run_jobs(
     RuntimeError
         When `function` raised anything else; with the worker's traceback.
     """
-    team = _Team(pickle.dumps(function), jobs, workers)
+    team = _Team(pickle.dumps(function), jobs, workers, patience)
     try:
         yield from team.results()
     finally:
@@ -103,8 +111,10 @@ def run_jobs(
 class _Team:
     """The workers of one `run_jobs`."""
 
-    def __init__(self, function: bytes, jobs: Iterator[tuple[int, Any]], workers: int) -> None:
-        self.function, self.jobs = function, jobs
+    def __init__(
+        self, function: bytes, jobs: Iterator[tuple[int, Any]], workers: int, patience: float
+    ) -> None:
+        self.function, self.jobs, self.patience = function, jobs, patience
         self.hands: list[_Hand] = []
         for _ in range(workers):
             chunk = self._next_chunk()
@@ -132,8 +142,15 @@ class _Team:
         """Answers of all workers until no job is left."""
         while self.hands:
             pipes = {hand.pipe: hand for hand in self.hands}
-            for pipe in wait(list(pipes)):
+            for pipe in wait(list(pipes), timeout=self.patience):
                 yield from self._answer(pipes[pipe])  # type: ignore[index]
+            for hand in [hand for hand in self.hands if self._hangs(hand)]:
+                hand.process.kill()
+                yield from self._bury(hand, f"no answer for {self.patience:g} seconds")
+
+    def _hangs(self, hand: _Hand) -> bool:
+        silent = time.monotonic() - hand.heard
+        return hand.ready and silent >= self.patience and not hand.pipe.poll()
 
     def _answer(self, hand: _Hand) -> Iterator[tuple[int, Any]]:
         """Take one message of a worker, and give it new jobs when it has none left."""
@@ -142,6 +159,7 @@ class _Team:
         except (EOFError, ConnectionResetError):
             yield from self._bury(hand)
             return
+        hand.heard = time.monotonic()
         if not hand.ready:
             hand.ready = True  # the first message only says that the worker has started
             return
@@ -166,7 +184,7 @@ class _Team:
         hand.pipe.close()
         hand.process.join()
 
-    def _bury(self, hand: _Hand) -> Iterator[tuple[int, Any]]:
+    def _bury(self, hand: _Hand, how: str = "") -> Iterator[tuple[int, Any]]:
         """A worker has died: its current job is to blame, the others go to a new worker."""
         self._dismiss(hand)
         code = hand.process.exitcode or 0
@@ -178,7 +196,7 @@ class _Team:
         rest = hand.jobs or self._next_chunk()
         if rest:
             self.hands.append(self._hire(rest))
-        yield number, Crashed(_death(code))
+        yield number, Crashed(how or _death(code))
 
     def close(self) -> None:
         """End the workers, those at work too."""
