@@ -3,23 +3,24 @@
 An object that cannot be made costs itself only, and a line in warnings.csv.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from pipeline.data.intensity import Intensity
+import pipeline
 from pipeline.dicom.errors import DicomError
 from pipeline.dicom.header import read_header
-from pipeline.dicom.pseudonym import Pseudonyms
 from pipeline.dicom.write.capture import write_capture
 from pipeline.dicom.write.gsps import write_presentation_state
 from pipeline.dicom.write.maker import Findings, Maker, Region
 from pipeline.dicom.write.source import CANNOT_REFER, Source, describe, wanted_elements
 from pipeline.dicom.write.sr import write_report
-from pipeline.predict.options import OBJECTS, Objects
+from pipeline.predict.options import OBJECTS
+from pipeline.predict.overlay import MARK
+from pipeline.predict.plan import Plan
 from pipeline.predict.records import FileResult
 from pipeline.predict.sources import located
 
@@ -31,31 +32,24 @@ class ObjectWriter:
 
     Parameters
     ----------
+    plan : Plan
     folder : Path
         The growing output; objects go to its folders ``sr``, ``gsps`` and ``sc``.
-    root : Path
-        What the paths of input files are relative to.
-    wanted : Objects
-    maker : Maker
-    classes : mapping
-        Category id -> name.
-    intensity : Intensity
-        The model's recipe.
-    pseudonyms : Pseudonyms or None
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        root: Path,
-        wanted: Objects,
-        maker: Maker,
-        classes: Mapping[int, str],
-        intensity: Intensity,
-        pseudonyms: Pseudonyms | None,
-    ) -> None:
-        self.folder, self.root, self.wanted, self.maker = folder, root, wanted, maker
-        self.classes, self.intensity, self.pseudonyms = classes, intensity, pseudonyms
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        detector = plan.detector
+        self.folder, self.root, self.wanted = folder, plan.root, plan.options.objects
+        self.classes, self.pseudonyms = plan.classes, plan.pseudonyms
+        self.intensity = detector.intensity
+        self.maker = Maker(
+            version=pipeline.__version__,
+            sha256=detector.sha256,
+            trained_on=detector.trained_on,
+            thresholds=tuple((name, plan.thresholds[i]) for i, name in detector.categories),
+            mark=MARK,
+            content_date=self.wanted.content_date,
+        )
 
     def write(self, number: int, path: str, result: FileResult) -> None:
         """Write what is wanted of a processed file; what could not be made becomes a warning.
@@ -65,7 +59,7 @@ class ObjectWriter:
         number : int
             Of the file in the run, from 0; becomes part of the names.
         path : str
-            Of the input, relative to `root`.
+            Of the input, relative to the root of the plan.
         """
         troubles = list(self._write(f"{number + 1:06d}-{result.opened.instance}", path, result))
         result.opened = replace(result.opened, warnings=(*result.opened.warnings, *troubles))
