@@ -37,8 +37,9 @@ def pictures(run: Run) -> Markup:
         return paragraph("None were drawn: `evaluate.pictures` is 0.", "note")
     return joined(
         paragraph(
-            f"{counted(len(files), 'test image')}, those with objects first: on the left the "
-            "ground truth, on the right what the model finds at its operating point.",
+            f"{counted(len(files), 'test image')}, taken from those with objects before others: "
+            "on the left the ground truth, on the right what the model finds at its operating "
+            "point.",
         ),
         gallery(
             (
