@@ -296,6 +296,7 @@ class Params:
 
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_TAKEN = ("compare", "grid", "metrics", "predict", "report")  # folders of runs/ that are no dataset
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -326,7 +327,9 @@ def validate(tree: Mapping[str, Any], name: str = "params.yaml") -> Params:
     except ValidationError as error:
         lines = [schema.explain(dict(item)) for item in error.errors(include_url=False)]
         if own:
-            lines.append(f"(datasets of your own, as convert has groups for them: {', '.join(own)})")
+            lines.append(
+                f"(datasets of your own, as convert has groups for them: {', '.join(own)})"
+            )
         raise DescryError("\n".join(f"{name}: {line}" for line in lines)) from None
 
 
@@ -336,8 +339,13 @@ def _own_datasets(tree: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(convert, Mapping):
         return ()
     known = {field.name for field in fields(Convert)}
-    groups = [key for key, value in convert.items() if isinstance(value, Mapping)]
-    return tuple(key for key in groups if key not in known and _NAME.fullmatch(str(key)))
+    groups = [str(key) for key, value in convert.items() if isinstance(value, Mapping)]
+    taken = [key for key in groups if key in _TAKEN]
+    if taken:
+        raise DescryError(
+            f"convert.{taken[0]}: a dataset needs another name, runs/{taken[0]} exists"
+        )
+    return tuple(key for key in groups if key not in known and _NAME.fullmatch(key))
 
 
 @lru_cache(maxsize=8)

@@ -119,6 +119,7 @@ def test_without_a_file_ones_own_dataset_needs_two_keys(tmp_path):
         ([*OWN, "convert.my_cells.negatives=2"], ["negatives is not a known key", "layout, clas"]),
         (["convert.nihh={negatives: 1}"], ["convert.nihh.negatives", "of your own", "nihh"]),
         (["convert.My Cells={}"], ["convert.My Cells is not a known key"]),
+        (["convert.report={}"], ["convert.report: is no name for a dataset, see runs/report"]),
         (["convert.png_lvl=2"], ["Did you mean convert.png_level"]),
         ([*OWN, "modality.my_cells=MR"], ["modality.my_cells = 'MR'", "a list of text"]),
         ([*OWN, "recipes.sample.epochs.my_cells=0"], ["epochs.my_cells = 0", "at least 1"]),
