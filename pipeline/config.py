@@ -327,9 +327,7 @@ def validate(tree: Mapping[str, Any], name: str = "params.yaml") -> Params:
     except ValidationError as error:
         lines = [schema.explain(dict(item)) for item in error.errors(include_url=False)]
         if own:
-            lines.append(
-                f"(datasets of your own, as convert has groups for them: {', '.join(own)})"
-            )
+            lines.append(f"(datasets of your own, as convert has their groups: {', '.join(own)})")
         raise DescryError("\n".join(f"{name}: {line}" for line in lines)) from None
 
 
@@ -342,9 +340,7 @@ def _own_datasets(tree: Mapping[str, Any]) -> tuple[str, ...]:
     groups = [str(key) for key, value in convert.items() if isinstance(value, Mapping)]
     taken = [key for key in groups if key in _TAKEN]
     if taken:
-        raise DescryError(
-            f"convert.{taken[0]}: a dataset needs another name, runs/{taken[0]} exists"
-        )
+        raise DescryError(f"convert.{taken[0]}: is no name for a dataset, see runs/{taken[0]}")
     return tuple(key for key in groups if key not in known and _NAME.fullmatch(key))
 
 
