@@ -16,12 +16,15 @@ from predict_factory import spot
 from pydicom import dcmread, dcmwrite, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind as FIND,
 )
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelGet as GET,
+)
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelMove as MOVE,
 )
 
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -87,15 +90,25 @@ def encoded(dataset):
 
 
 class Pacs:
-    """A DIMSE archive."""
+    """A DIMSE archive.
+
+    Attributes
+    ----------
+    places : dict
+        AE titles and ports that it sends to by C-MOVE.
+    tls : SSLContext or None
+        What it connects to them with.
+    """
 
     storage = (uid.DigitalXRayImageStorageForPresentation,)
     syntaxes = (*LITTLE, uid.RLELossless)
-    services = (FIND, GET)
+    services = (FIND, GET, MOVE)
     most = 10  # associations at once
+    tls = None
 
-    def __init__(self, *held):
-        self.held, self.stored, self.gets = held, [], []
+    def __init__(self, *held, places=()):
+        self.held, self.stored, self.gets, self.moves = held, [], [], []
+        self.places = dict(places)
 
     def matching(self, keys):
         return [d for d in self.held if all(keys.get(u) in ("", None, d[u].value) for u in UIDS)]
@@ -116,6 +129,23 @@ class Pacs:
         for one in found:
             yield 0xFF00, one
 
+    def move(self, event):
+        found = self.matching(event.identifier)
+        self.moves.append([one.SOPInstanceUID for one in found])
+        yield from self.place(event.move_destination)
+        yield len(found)
+        for one in found:
+            yield 0xFF00, one
+
+    def place(self, title):
+        """Where pynetdicom is to send to, and how."""
+        if title not in self.places:
+            yield None, None
+            return
+        contexts = [build_context(one, [two]) for one in self.storage for two in self.syntaxes]
+        tls = None if self.tls is None else (self.tls, "127.0.0.1")
+        yield "127.0.0.1", self.places[title], {"contexts": contexts, "tls_args": tls}
+
     def store(self, event):
         self.stored.append(event.dataset)
         return 0x0000
@@ -133,6 +163,7 @@ def listening(pacs, tls=None):
     handlers = [
         (evt.EVT_C_FIND, pacs.find),
         (evt.EVT_C_GET, pacs.get),
+        (evt.EVT_C_MOVE, pacs.move),
         (evt.EVT_C_STORE, pacs.store),
     ]
     server = entity.start_server(
@@ -259,10 +290,12 @@ class Tap:
         At the cut the line stays open.
     pause : float
         Seconds before each 16 KiB of the archive.
+    calls : bool
+        It is the archive that connects.
     """
 
-    def __init__(self, cuts=(), silent=False, pause=0.0):
-        self.cuts, self.silent, self.pause = list(cuts), silent, pause
+    def __init__(self, cuts=(), silent=False, pause=0.0, calls=False):
+        self.cuts, self.silent, self.pause, self.calls = list(cuts), silent, pause, calls
         self.connections, self.threads, self.ends = 0, [], []
         self.closing = threading.Event()
 
@@ -288,35 +321,36 @@ class Tap:
         self.threads.append(thread)
         thread.start()
 
-    def _accept(self, entrance, archive):
+    def _accept(self, entrance, place):
         while True:
             try:
                 near, _ = entrance.accept()
             except OSError:
                 return
             self.connections += 1
-            far = socket.create_connection(archive)
+            far = socket.create_connection(place)
             self.ends += near, far
             allowed = self.cuts.pop(0) if self.cuts else None
-            self._start(self._ahead, near, far)
-            self._start(self._back, far, near, allowed)
+            archive, we = (near, far) if self.calls else (far, near)
+            self._start(self._ours, we, archive)
+            self._start(self._theirs, archive, we, allowed)
 
-    def _ahead(self, near, far):
+    def _ours(self, we, archive):
         with contextlib.suppress(OSError):
-            while data := near.recv(65536):
-                far.sendall(data)
-            far.shutdown(socket.SHUT_WR)
+            while data := we.recv(65536):
+                archive.sendall(data)
+            archive.shutdown(socket.SHUT_WR)
 
-    def _back(self, far, near, allowed):
-        with far, near, contextlib.suppress(OSError):
-            while data := far.recv(16384):
+    def _theirs(self, archive, we, allowed):
+        with archive, we, contextlib.suppress(OSError):
+            while data := archive.recv(16384):
                 time.sleep(self.pause)
                 if allowed is not None and len(data) >= allowed:
-                    near.sendall(data[:allowed])
+                    we.sendall(data[:allowed])
                     if self.silent:
                         self.closing.wait(60)
-                    near.shutdown(socket.SHUT_RDWR)
+                    we.shutdown(socket.SHUT_RDWR)
                     return
-                near.sendall(data)
+                we.sendall(data)
                 allowed = None if allowed is None else allowed - len(data)
-            near.shutdown(socket.SHUT_RDWR)
+            we.shutdown(socket.SHUT_RDWR)

@@ -21,6 +21,7 @@ PLUGINS = (Path("/usr/share/orthanc/plugins"), Path("/usr/lib/orthanc"))
 class Orthanc:
     http: int
     dicom: int
+    back: int  # port on this machine to which it sends what DESCRY asks for by C-MOVE
     folder: Path
     tls: bool = (
         False  # of DICOM only: Debian 12's Orthanc 1.10.1 crashes at the first https request
@@ -80,7 +81,7 @@ def orthanc(folder, authority=None):
     ]
     if program is None or not plugin:
         pytest.skip("needs Orthanc with DICOMweb: apt-get install orthanc orthanc-dicomweb")
-    here = Orthanc(free_port(), free_port(), folder, authority is not None)
+    here = Orthanc(free_port(), free_port(), free_port(), folder, authority is not None)
     settings = {
         "Name": "test",
         "StorageDirectory": str(folder / "storage"),
@@ -94,7 +95,14 @@ def orthanc(folder, authority=None):
         "DicomCheckCalledAet": True,
         "DicomAlwaysAllowGet": True,
         "DicomAlwaysAllowFind": True,
-        "DicomModalities": {"descry": ["DESCRY", "127.0.0.1", 104]},
+        "DicomModalities": {
+            "descry": {
+                "AET": "DESCRY",
+                "Host": "127.0.0.1",
+                "Port": here.back,
+                "UseDicomTls": here.tls,
+            }
+        },
         "Plugins": [str(plugin[0])],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }

@@ -7,7 +7,7 @@ from archive_factory import LITTLE, ROOT, Pacs, Tap, listening, radiographs
 from dicom_factory import save
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
-from pynetdicom import AE
+from pynetdicom import AE, build_context
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind as FIND,
 )
@@ -15,6 +15,7 @@ from pynetdicom.sop_class import (
 from pipeline.archive import line as lines
 from pipeline.archive.address import parse_address
 from pipeline.archive.query import parse_query
+from pipeline.archive.silence import cut
 from pipeline.archive.transfer import Transfers
 from pipeline.errors import DescryError
 
@@ -94,7 +95,9 @@ def test_an_archive_without_a_service(tmp_path):
         fetched(url, tmp_path)
     with listening(NoGet(*radiographs(1))) as url:
         lost, _ = fetched(url, tmp_path)
-    assert lost == {path_of(1): "the archive does not offer C-GET"}
+    assert lost == {
+        path_of(1): "the archive does not offer C-GET; if it offers C-MOVE, add --move-port PORT"
+    }
 
 
 def test_an_archive_that_is_full_for_a_while(tmp_path):
@@ -156,6 +159,21 @@ def test_an_archive_that_falls_silent(tmp_path, cuts):
     tap = Tap(cuts=cuts, silent=True)
     with listening(Pacs(*radiographs(1, side=200))) as url, tap.before(url) as line:
         assert fetched(line, tmp_path, timeout=1.0) == ({}, names(1))
+
+
+def test_who_waits_on_a_line_that_has_ended_is_woken():
+    """pynetdicom's own thread may have taken the word that no message will come."""
+    with (
+        listening(Pacs()) as url,
+        lines.Line(parse_address(url, {}), 5.0, [build_context(FIND)]) as line,
+    ):
+
+        def ask(association):
+            cut(association)
+            association.join(5)
+            return association.dimse.msg_queue.get(timeout=5)
+
+        assert line.tried(ask) == (None, None)
 
 
 def test_a_slow_archive_is_not_a_silent_one(tmp_path):

@@ -1,6 +1,5 @@
 """Lines to an application entity (PS3.8): opened when needed, and again after they broke."""
 
-import contextlib
 import socket
 import ssl
 import threading
@@ -8,14 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from pipeline.archive.address import AE_TITLE, DimseAddress
-from pipeline.archive.tls import EARLY, is_final, speaks_tls, trouble
+from pipeline.archive.silence import Silence
+from pipeline.archive.tls import EARLY, is_final, listening, speaks_tls, trouble
 from pipeline.errors import DescryError
 
+LITTLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)  # what almost everybody reads
 WAITS = (1.0, 2.0, 4.0, None)  # seconds before the next attempt
 Answer = TypeVar("Answer")
 
@@ -33,6 +35,11 @@ class Line:
         Seconds without a byte after which the connection is cut.
     contexts, roles, handlers : sequences
         What pynetdicom negotiates and calls.
+
+    Attributes
+    ----------
+    silence : Silence
+        Counts on these associations, and on those that it is told of.
     """
 
     def __init__(
@@ -47,7 +54,15 @@ class Line:
         self._contexts, self._roles, self._handlers = list(contexts), list(roles), list(handlers)
         self._entity = AE(ae_title=address.own_title)
         self._entity.acse_timeout = self._entity.connection_timeout = timeout
-        self._entity.dimse_timeout = self._entity.network_timeout = None  # `_Silence` does it
+        self._entity.dimse_timeout = self._entity.network_timeout = None  # `Silence` does it
+        self.silence = Silence(timeout)
+        self._handlers += [
+            (evt.EVT_CONN_OPEN, self.silence.moved),
+            (evt.EVT_CONN_OPEN, self.silence.watch),
+            (evt.EVT_DATA_RECV, self.silence.moved),
+            (evt.EVT_DATA_SENT, self.silence.moved),
+            (evt.EVT_CONN_CLOSE, _ended),
+        ]
         self._open: Association | None = None
 
     def __enter__(self) -> "Line":
@@ -112,14 +127,14 @@ class Line:
         """Ask once for an association; what TLS says goes into `errors`."""
         context = self.address.tls
         if context is not None:
-            context.sslsocket_class = _listening(errors)
+            context.sslsocket_class = listening(errors)
         try:
             return self._entity.associate(
                 *self._place(),
                 contexts=self._contexts,
                 ae_title=self.address.title,
                 ext_neg=self._roles,
-                evt_handlers=[*self._handlers, *_Silence(self._timeout).handlers],
+                evt_handlers=self._handlers,
                 tls_args=None if context is None else (context, self.address.host),
             )
         except socket.gaierror:
@@ -151,64 +166,17 @@ class Line:
         raise DescryError(f"{self._name()}: it rejects us: {about}")
 
 
-def _listening(errors: list[OSError]) -> type[ssl.SSLSocket]:
-    """A kind of socket that keeps what goes wrong: pynetdicom knows only that something did.
+def _ended(event: evt.Event) -> None:
+    """Wake who waits for an answer; a handler of EVT_CONN_CLOSE.
 
-    With TLS 1.3 a client learns when it first reads that its certificate was not accepted.
+    pynetdicom does so once, and its own thread may be the one that this wakes: a call that begins
+    in the same moment would then wait for ever.
     """
-
-    class Listening(ssl.SSLSocket):
-        def do_handshake(self, block: bool = False) -> None:
-            try:
-                super().do_handshake(block)
-            except OSError as error:
-                errors.append(error)
-                raise
-
-        def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-            try:
-                return super().recv(buflen, flags)
-            except ssl.SSLError as error:
-                errors.append(error)
-                raise
-
-    return Listening
+    threading.Thread(target=_wake, args=(event.assoc,), daemon=True).start()
 
 
-class _Silence:
-    """Cuts a connection on which nothing moves.
-
-    pynetdicom's own timers count whole messages, in which a large object may take longer than any
-    archive should be silent, and do not count while a message is on its way.
-    """
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout, self._moved = timeout, time.monotonic()
-        self._closed = threading.Event()
-        self.handlers = [
-            (evt.EVT_CONN_OPEN, self._begin),
-            (evt.EVT_DATA_RECV, self._move),
-            (evt.EVT_DATA_SENT, self._move),
-            (evt.EVT_CONN_CLOSE, self._end),
-        ]
-
-    def _begin(self, event: evt.Event) -> None:
-        line: Any = event.assoc.dul.socket
-        line = line.socket
-        line.settimeout(self._timeout)  # within a message
-        self._moved = time.monotonic()
-        threading.Thread(target=self._watch, args=(line,), daemon=True).start()
-
-    def _move(self, event: evt.Event) -> None:
-        self._moved = time.monotonic()
-
-    def _end(self, event: evt.Event) -> None:
-        self._closed.set()
-
-    def _watch(self, line: socket.socket) -> None:
-        while (left := self._moved + self._timeout - time.monotonic()) > 0:
-            if self._closed.wait(left):
-                return
-        with contextlib.suppress(OSError):  # it is closed already
-            # Not that of an SSLSocket, which is in use elsewhere: only the bytes have to stop.
-            socket.socket.shutdown(line, socket.SHUT_RDWR)
+def _wake(association: Association) -> None:
+    while association.is_alive():
+        association.dimse.msg_queue.put((None, None))
+        association.join(0.1)
+    association.dimse.msg_queue.put((None, None))

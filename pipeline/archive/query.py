@@ -1,14 +1,21 @@
 """What is asked of an archive, and what is known of each object that it names."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
 
 from pipeline.errors import DescryError
 
 # No attribute of a patient: what is typed here ends up in a shell's history.
 STUDY_KEYS = ("StudyInstanceUID", "StudyDate", "StudyTime", "ModalitiesInStudy")
 SERIES_KEYS = ("SeriesInstanceUID", "Modality", "BodyPartExamined", "SeriesDescription")
+LEVELS = {  # of a query, and the unique key of each (PS3.4 C.6.2.1)
+    "STUDY": "StudyInstanceUID",
+    "SERIES": "SeriesInstanceUID",
+    "IMAGE": "SOPInstanceUID",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,15 @@ def parse_query(texts: Iterable[str]) -> Query:
         )
     study = tuple((key, found[key]) for key in STUDY_KEYS if key in found)
     return Query(study, tuple((key, found[key]) for key in SERIES_KEYS if key in found))
+
+
+def identifier(level: str, keys: Mapping[str, str]) -> Dataset:
+    """What a C-FIND, C-GET or C-MOVE asks for (PS3.4 C.4), by keywords."""
+    question = Dataset()
+    question.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(question, keyword, value)
+    return question
 
 
 def is_uid(text: str) -> bool:

@@ -40,17 +40,46 @@ def client_context(environment: Mapping[str, str], bundle: str = "") -> ssl.SSLC
         When a file cannot be used. The message names the variable and not the path, which is
         nobody else's business.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, environment)
+    if not environment.get(CA):
+        context.load_default_certs()
+        if bundle:
+            folder = Path(bundle).is_dir()
+            context.load_verify_locations(*((None, bundle) if folder else (bundle,)))
+    if _unchecked(environment):
+        context.check_hostname = False
+    return context
+
+
+def server_context(environment: Mapping[str, str]) -> ssl.SSLContext:
+    """Return what archives connect to: TLS 1.2 or later, our certificate, theirs checked by `CA`.
+
+    Without `CA` an archive needs none.
+
+    Raises
+    ------
+    DescryError
+        When `CERTIFICATE` is not set, and as `client_context`.
+    """
+    if not environment.get(CERTIFICATE):
+        raise DescryError(
+            "--move-port: with dicoms:// the archive connects to us over TLS too, "
+            f"set {CERTIFICATE} and {KEY}"
+        )
+    context = _context(ssl.PROTOCOL_TLS_SERVER, environment)
+    if environment.get(CA):
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _context(protocol: int, environment: Mapping[str, str]) -> ssl.SSLContext:
+    """The authorities of `CA`, where it is set, and our own certificate, where we have one."""
+    context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     ours, key = environment.get(CERTIFICATE), environment.get(KEY)
     if environment.get(CA):
         with _file(CA, "it holds no certificate in PEM format"):
             context.load_verify_locations(environment[CA])
-    else:
-        context.load_default_certs()
-        if bundle:
-            folder = Path(bundle).is_dir()
-            context.load_verify_locations(*((None, bundle) if folder else (bundle,)))
     if key and not ours:
         raise DescryError(f"{KEY}: goes with {CERTIFICATE}")
     if ours:
@@ -60,8 +89,6 @@ def client_context(environment: Mapping[str, str], bundle: str = "") -> ssl.SSLC
         with _file(KEY if key else CERTIFICATE, needs):
             # Without a function here OpenSSL would ask at the terminal.
             context.load_cert_chain(ours, key or None, lambda: environment.get(KEY_PASSWORD, ""))
-    if _unchecked(environment):
-        context.check_hostname = False
     return context
 
 
@@ -126,6 +153,34 @@ def trouble(error: ssl.SSLError) -> str:
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
         return "it does not speak TLS on this port"
     return f"TLS failed ({reason})"
+
+
+def listening(errors: list[OSError]) -> type[ssl.SSLSocket]:
+    """A kind of socket that keeps what goes wrong: pynetdicom knows only that something did.
+
+    With TLS 1.3 a client learns when it first reads that its certificate was not accepted. A
+    server begins TLS when it first reads, which pynetdicom does in a thread for each connection:
+    one that says nothing keeps nobody out.
+    """
+
+    class Listening(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            if self.server_side:
+                return
+            try:
+                super().do_handshake(block)
+            except OSError as error:
+                errors.append(error)
+                raise
+
+        def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+            try:
+                return super().recv(buflen, flags)
+            except ssl.SSLError as error:
+                errors.append(error)
+                raise
+
+    return Listening
 
 
 def speaks_tls(host: str, port: int, timeout: float) -> bool:

@@ -1,8 +1,8 @@
 """From an archive into a folder and from a folder into an archive, object by object."""
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,7 +29,9 @@ class Archive(Protocol):
         """
         ...
 
-    def fetch(self, instances: Iterable[Instance], folder: Path) -> Iterator[tuple[Instance, str]]:
+    def fetch(
+        self, instances: Iterable[Instance], folder: Path
+    ) -> Generator[tuple[Instance, str], None, None]:
         """Write each object to `Instance.path` below `folder`, whole or not at all.
 
         Yields
@@ -149,16 +151,17 @@ def fetch_all(archive: Archive, query: Query, folder: Path, limit: int) -> dict[
     missing = [wanted[path] for path in sorted(wanted.keys() - held.keys())]
     log.info("%d objects match, %d are to be fetched", len(wanted), len(missing))
     total = sum(held.values())
-    for instance, reason in archive.fetch(missing, folder):
-        if reason:
-            lost[instance.path] = reason
-            continue
-        total += (folder / instance.path).stat().st_size
-        if total > limit:
-            raise DescryError(
-                f"--spool-gib {limit / 2**30:g}: more than that matches the query; "
-                "narrow the query or raise the limit"
-            )
+    with closing(archive.fetch(missing, folder)) as answers:
+        for instance, reason in answers:
+            if reason:
+                lost[instance.path] = reason
+                continue
+            total += (folder / instance.path).stat().st_size
+            if total > limit:
+                raise DescryError(
+                    f"--spool-gib {limit / 2**30:g}: more than that matches the query; "
+                    "narrow the query or raise the limit"
+                )
     return lost
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -92,7 +92,9 @@ class WebArchive:
             yield from fresh
             offset, seen = offset + len(page), seen.union(fresh)
 
-    def fetch(self, instances: Iterable[Instance], folder: Path) -> Iterator[tuple[Instance, str]]:
+    def fetch(
+        self, instances: Iterable[Instance], folder: Path
+    ) -> Generator[tuple[Instance, str], None, None]:
         """Write each object below `folder`, in the transfer syntax that the archive keeps."""
         broke_before = False
         for instance in instances:

@@ -126,6 +126,14 @@ def predict(
         str,
         typer.Option(metavar="URL", help="Store DICOM results there too.", rich_help_panel=ARCHIVE),
     ] = "",
+    move_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            help="Have --from dicom(s)://… send objects to this port (C-MOVE, not C-GET).",
+            rich_help_panel=ARCHIVE,
+        ),
+    ] = None,
     archive_timeout: Annotated[
         float,
         typer.Option(help="Seconds an archive may be silent.", rich_help_panel=ARCHIVE),
@@ -152,8 +160,10 @@ def predict(
         raise DescryError("--to: nothing to store; add --sr, --gsps or --sc")
     if query and not origin:
         raise DescryError("--query: goes with --from")
+    if move_port is not None and not origin:
+        raise DescryError("--move-port: goes with --from dicom(s)://AET@HOST:PORT")
     archives = Transfers(
-        origin=parse_address(origin) if origin else None,
+        origin=parse_address(origin, move_port=move_port) if origin else None,
         query=parse_query(query or ()) if origin else None,
         target=parse_address(to) if to else None,
         timeout=archive_timeout,
