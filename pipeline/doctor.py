@@ -1,9 +1,10 @@
 """Is this machine fit for use: decoders, device, versions, checkpoint, disk."""
 
+import ctypes
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from pydicom.uid import UID
 from pipeline.dicom.decoders import PLUGINS
 from pipeline.dicom.probe import SYNTAXES, probe
 from pipeline.errors import DescryError
+from pipeline.models.thresholds import OperatingPoint
 from pipeline.predict.versions import versions
 from pipeline.profile.machine import cpu_model
 
 NEEDED_GIB = 1.0  # of free disk, below which a run is not worth starting
+SHOWN = 5  # classes of a checkpoint
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
 
@@ -66,9 +69,40 @@ def _machine() -> Iterator[Check]:
         built = f"PyTorch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
         reason = f"none usable; {built or 'PyTorch is built without CUDA'}: runs on the CPU"
         yield Check("device", "GPU", NOTE, reason)
-    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), "")
-    text = compiler or "no C++ compiler: --compile does not work on the CPU"
-    yield Check("device", "compiler", OK if compiler else NOTE, text)
+    yield _compiler()
+
+
+def _compiler() -> Check:
+    """Build and load a small library as inductor does: its compiler, its flags, its headers."""
+    from torch._inductor import exc
+
+    try:
+        with _silent(), tempfile.TemporaryDirectory() as folder:
+            return Check("device", "compiler", OK, _built(Path(folder)))
+    except exc.InvalidCxxCompiler:
+        said = ""
+    except exc.CppCompileError as error:
+        said = next((line.strip() for line in str(error).splitlines() if "error:" in line), "fails")
+    except Exception as error:  # whatever a loader says, or a torch that has moved its builder
+        said = f"{type(error).__name__}: {error}"
+    which = f" that works ({said})" if said else ""
+    text = (
+        f"no C++ compiler{which}: --compile and train.compile need one; install g++ and Python's "
+        "headers, or name another compiler in CXX"
+    )
+    return Check("device", "compiler", NOTE, text)
+
+
+def _built(folder: Path) -> str:
+    """The compiler that has built a library in `folder`, which could be loaded."""
+    from torch._inductor.cpp_builder import CppBuilder, CppTorchOptions, get_cpp_compiler
+
+    source = folder / "probe.cpp"
+    source.write_text("#include <Python.h>\n#include <omp.h>\n#include <vector>\n")
+    builder = CppBuilder("probe", str(source), CppTorchOptions(), str(folder))
+    builder.build()
+    ctypes.CDLL(builder.get_target_file_path())
+    return str(get_cpp_compiler())
 
 
 def _decoders() -> Iterator[Check]:
@@ -131,15 +165,23 @@ def _checkpoint(path: Path) -> Check:
         return Check("checkpoint", path.name, PROBLEM, str(error))
     except Exception as error:  # a file of another version fails in any part of the assembly
         return Check("checkpoint", path.name, PROBLEM, f"{path}: {type(error).__name__}: {error}")
-    classes = ", ".join(name for _, name in model.categories[:5])
-    more = f" and {len(model.categories) - 5} more" if len(model.categories) > 5 else ""
+    point = OperatingPoint.read(model.meta, model.score_threshold)
+    lowest = point.lowest(model.categories)
+    classes = _listed([name for _, name in model.categories])
+    own = _listed([f"{name} {lowest[i]:g}" for i, name in model.categories if point.by_class])
     spec = f"{model.spec.backbone} {model.spec.size}, {model.image_size} px"
     text = (
-        f"{spec}; {classes}{more}; threshold {model.score_threshold:g}; "
+        f"{spec}; {classes}; threshold {point.threshold:g}{own and f' (by class: {own})'}; "
         f"trained on {model.trained_on}; {path.stat().st_size / 2**20:.1f} MiB, "
         f"sha256 {model.sha256[:12]}"
     )
     return Check("checkpoint", path.name, OK, text)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
+    return ", ".join(parts[:SHOWN]) + more
 
 
 def _versions() -> Iterator[Check]:

@@ -3,6 +3,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from predict_factory import tiny_model
 from typer.testing import CliRunner
 
@@ -10,6 +11,19 @@ from pipeline import doctor
 from pipeline.cli import app
 from pipeline.dicom import probe
 from pipeline.dicom.decoders import PLUGINS
+
+BUILT = doctor._built
+SEVEN = [[i, name] for i, name in enumerate("abcdefg", 1)]
+WAY_OUT = (
+    "--compile and train.compile need one; install g++ and Python's headers, or name another "
+    "compiler in CXX"
+)
+
+
+@pytest.fixture(autouse=True)
+def unbuilt(monkeypatch):
+    """No library is built, which takes a second, but where that is the question."""
+    monkeypatch.setattr(doctor, "_built", lambda folder: "g++")
 
 
 def report(*arguments):
@@ -49,6 +63,51 @@ def test_a_checkpoint_is_loaded_and_described(tmp_path):
     (tmp_path / "other.pt").write_bytes(b"no model")
     code, checks = report("--checkpoint", tmp_path / "other.pt")
     assert code == 1 and "not a readable checkpoint" in checks["checkpoint", "other.pt"]["text"]
+
+
+def test_the_operating_points_of_classes_are_shown(tmp_path):
+    model = tiny_model()
+    model.meta["class_thresholds"] = {"spot": 0.25}
+    model.save(tmp_path / "model.pt")
+    text = report("--checkpoint", tmp_path / "model.pt")[1]["checkpoint", "model.pt"]["text"]
+    assert "; spot, other; threshold 0.3 (by class: spot 0.25, other 0.3); trained on" in text
+    model.meta |= {"categories": SEVEN, "class_thresholds": {"a": 0.2}}
+    model.save(tmp_path / "model.pt")
+    text = report("--checkpoint", tmp_path / "model.pt")[1]["checkpoint", "model.pt"]["text"]
+    assert "; a, b, c, d, e and 2 more; threshold 0.3 (by class: a 0.2, b 0.3, c 0.3" in text
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A function: what is said of a compiler."""
+    monkeypatch.setattr(doctor, "_built", BUILT)
+
+    def said(name):
+        with torch._inductor.config.patch({"cpp.cxx": (None, str(name))}):  # as from $CXX
+            check = report()[1]["device", "compiler"]
+        return check["status"], check["text"]
+
+    return said
+
+
+def test_without_a_compiler_that_inductor_would_find_it_says_so(compiler):
+    assert compiler("no-such-compiler") == ("note", f"no C++ compiler: {WAY_OUT}")
+
+
+def test_a_compiler_that_does_not_compile_is_none(compiler, tmp_path):
+    path = tmp_path / "c++"
+    complaint = "probe.cpp:1:10: fatal error: Python.h: No such file or directory"
+    path.write_text(f"#!/bin/sh\n[ $1 = --version ] && exit\necho '{complaint}' >&2\nexit 1\n")
+    path.chmod(0o755)
+    assert compiler(path) == ("note", f"no C++ compiler that works ({complaint}): {WAY_OUT}")
+    path.write_text("#!/bin/sh\nexit 0\n")  # and writes nothing
+    status, text = compiler(path)
+    assert status == "note" and text.startswith("no C++ compiler that works (OSError: ")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++; install it")
+def test_a_compiler_that_compiles_is_named(compiler):
+    assert compiler("g++") == ("ok", "g++")
 
 
 def test_a_full_disk_fails(monkeypatch, tmp_path):
