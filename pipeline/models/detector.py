@@ -7,10 +7,12 @@ and are divided once by the number of positive anchors there, as the paper has i
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
+from torchvision.models.detection._utils import encode_boxes
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
@@ -54,7 +56,7 @@ class Detector(RetinaNet):
         max_detections: int = 100,
     ) -> None:
         sizes = tuple(tuple(anchor_scale * s * o for o in OCTAVE) for s in LEVEL_STRIDES)
-        anchors = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
+        anchors = _Anchors(sizes, (ASPECT_RATIOS,) * len(sizes))
         norm = partial(nn.GroupNorm, fpn_channels // 8)
         head = RetinaNetHead(
             fpn_channels, anchors.num_anchors_per_location()[0], num_classes, norm_layer=norm
@@ -68,7 +70,7 @@ class Detector(RetinaNet):
             nms_thresh=nms_threshold,
             detections_per_img=max_detections,
         )
-        self.transform = _Normalisation(32, 32, list(MEAN), list(STD))
+        self.transform = _Normalisation()
 
     def forward(
         self,
@@ -109,6 +111,8 @@ class Detector(RetinaNet):
     ) -> dict[str, Tensor]:
         """Focal and L1 loss, in fp32, over the positives of the whole batch.
 
+        On a GPU this waits once, for the places of the positives.
+
         Parameters
         ----------
         targets : sequence of {"boxes": (n, 4) xyxy in pixels, "labels": (n,) from 0}
@@ -122,15 +126,25 @@ class Detector(RetinaNet):
             [match(t["boxes"].float(), a) for t, a in zip(targets, anchors, strict=True)]
         )
         image, anchor = torch.where(matched >= 0)  # (P,) each, P positives of the batch
-        positives = _share_of_all(matched.new_tensor(len(image)))
-        starts = matched.new_tensor([0, *(len(t["boxes"]) for t in targets)]).cumsum(0)
+        positives = _share_of_all(matched.new_full((), len(image)))
+        starts = torch.tensor([0, *accumulate(len(t["boxes"]) for t in targets)])
+        starts = starts.to(matched.device, non_blocking=True)
         place = matched[image, anchor] + starts[image]  # among the boxes of all images
         labels = torch.cat([target["labels"] for target in targets])[place]
         focal = focal_loss(logits, (image, anchor, labels), matched == IGNORED)
         boxes = torch.cat([target["boxes"] for target in targets])[place].float()
-        aims = self.box_coder.encode_single(boxes, torch.stack(list(anchors))[image, anchor])
+        # the coder's own function copies its weights, all 1, to the device, and waits for it
+        aims = encode_boxes(boxes, torch.stack(list(anchors))[image, anchor], boxes.new_ones(4))
         distance = F.l1_loss(deltas[image, anchor], aims, reduction="sum")
         return {"classification": focal / positives, "box": distance / positives}
+
+
+class _Anchors(AnchorGenerator):
+    """Anchors in fp32, also for maps in bf16, whose 8 bits would move a box by pixels."""
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Put the anchors of one cell on the maps' device."""
+        super().set_cell_anchors(torch.promote_types(dtype, torch.float32), device)
 
 
 class _Normalisation(GeneralizedRCNNTransform):
@@ -138,6 +152,15 @@ class _Normalisation(GeneralizedRCNNTransform):
 
     torchvision's own switch against resizing holds in training only.
     """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(32, 32, list(MEAN), list(STD))
+        # buffers lie where the model is: a copy in every step would wait for the GPU
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(
         self,
@@ -147,9 +170,8 @@ class _Normalisation(GeneralizedRCNNTransform):
         """Make the model's input of a list of floats in [0, 1] or of a batch of 8 bits."""
         if not isinstance(images, Tensor):
             return super().forward(images, targets)
-        mean, std = (images.new_tensor(v, dtype=torch.float32) for v in (MEAN, STD))
         batch = images.float().div_(255)  # (B, 3, H, W), one copy from here on
-        batch.sub_(mean[:, None, None]).div_(std[:, None, None])
+        batch.sub_(self.mean).div_(self.std)
         return ImageList(batch, [tuple(images.shape[-2:])] * len(images)), targets
 
     def resize(

@@ -96,7 +96,7 @@ class TrainingModule(L.LightningModule):
         """
         losses = self._losses(batch)
         total = torch.stack(list(losses.values())).sum()
-        values = torch.stack([total, *losses.values()]).tolist()  # the step's one wait for a GPU
+        values = torch.stack([total, *losses.values()]).tolist()  # waits for a GPU
         parts = dict(zip(("loss", *losses), values, strict=True))
         check_finite(parts, batch.image_ids, self.step, self.lr, self.dump)
         return {"loss": total, "parts": parts}
