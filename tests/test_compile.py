@@ -8,6 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from predict_factory import content, rows_of, spot, tiny_model
+from torch import nn
 from torch._dynamo import register_backend
 from torch._inductor.utils import fresh_cache
 from train_factory import SETTINGS, SPEC, make_squares, run, same_bytes
@@ -15,6 +18,8 @@ from train_factory import SETTINGS, SPEC, make_squares, run, same_bytes
 from pipeline.errors import DescryError
 from pipeline.models import vit
 from pipeline.models.saved import SavedModel
+from pipeline.predict.options import Options
+from pipeline.predict.run import predict_folder
 from pipeline.train.module import TrainingModule
 
 CXX = os.environ.get("CXX", "g++")  # as inductor chooses
@@ -141,3 +146,71 @@ def test_training_on_a_machine_that_cannot_compile_says_so(squares, tmp_path):
     nothing = torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")})
     with fresh_cache(), nothing, pytest.raises(DescryError, match=words):
         run(squares, tmp_path, settings=COMPILED)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Nine pictures: not every batch is full."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(9):
+        Image.fromarray(spot(at=(i, 2 * i, 9, 7))).save(folder / f"{i}.png")
+    return folder
+
+
+def test_prediction_has_one_program_for_windows_flips_and_the_last_batch(
+    pictures, tmp_path, monkeypatch
+):
+    programs = []
+
+    @register_backend(name="counting")
+    def count(graph, inputs):
+        assert all(isinstance(value, torch.Tensor) for value in inputs)  # and no sizes beside them
+        programs.append(next(len(v) for v in inputs if not isinstance(v, nn.Parameter)))
+        return graph.forward
+
+    whole = nn.Module.compile
+
+    def traced(module, *, dynamic, options):
+        whole(module, backend="counting", dynamic=dynamic)
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    model = tiny_model()
+    model.prepare("fp32", compiled=True, batch_size=5)
+    options = Options(workers=0, batch_size=5, window="30", tta=True)  # 8 views a picture
+    counts = predict_folder(pictures, tmp_path / "out", model, options=options).counts
+    assert (counts["processed"], counts["failed"]) == (9, 0)
+    assert programs == [5, 5]  # backbone and head
+    model.detect([spot()] * 3)
+    assert programs == [5, 5, 3, 3]  # for 3, not for any number
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_compiled_prediction_that_was_stopped_ends_with_the_same_bytes(pictures, tmp_path):
+    options = Options(workers=0, batch_size=2, score_threshold=0.0)
+
+    def predict(out, stops_at=9):
+        torch._dynamo.reset()
+        model = tiny_model()
+        model.prepare("fp32", compiled=True, batch_size=2)
+        whole, calls = model.detect, iter(range(9))
+
+        def detect(images):
+            if next(calls) == stops_at:
+                raise Killed
+            return whole(images)
+
+        model.detect = detect
+        predict_folder(pictures, out, model, options=options)
+
+    with fresh_cache():
+        predict(tmp_path / "whole")
+    with fresh_cache():
+        with pytest.raises(Killed):
+            predict(tmp_path / "out", stops_at=3)
+        journal = tmp_path / "out.partial" / "journal.jsonl"
+        assert len(journal.read_text().splitlines()) == 6
+        predict(tmp_path / "out")
+    assert len(rows_of(tmp_path / "whole" / "detections.csv")) > 9
+    assert content(tmp_path / "out") == content(tmp_path / "whole")

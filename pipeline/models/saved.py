@@ -105,7 +105,8 @@ class SavedModel:
         precision : str
             "fp32", or "bf16" for backbone, pyramid and heads; boxes and scores stay fp32.
         compiled : bool
-            Compile them for batches of `batch_size`, now: it takes a minute or so.
+            Compile them for batches of `batch_size`, now: it takes a minute or so. Other sizes get
+            programs of their own when they come.
 
         Raises
         ------
@@ -115,13 +116,16 @@ class SavedModel:
         self._bf16 = precision == "bf16"
         if not compiled:
             return
-        self.detector.backbone.compile()
-        self.detector.head.compile()
+        # Each size by itself, and no GPU kernel picked by the clock: a program must not depend on
+        # what came before it, which a resumed run does not see.
+        for part in (self.detector.backbone, self.detector.head):
+            part.compile(dynamic=False, options={"deterministic": True})
         try:
             self.detect([np.zeros((self.image_size, self.image_size), np.uint8)] * batch_size)
         except Exception as error:  # the compiler and the C++ compiler behind it raise anything
-            first = str(error).strip().splitlines()[0]
-            raise DescryError(f"--compile: {first}; leave it out on this machine") from error
+            raise DescryError(
+                f"--compile: {_first_line(error)}; leave it out on this machine"
+            ) from error
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Find objects in 8-bit images (H, W) or (H, W, 3) of any sizes, as one batch."""
@@ -151,8 +155,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load documents no set of exceptions
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DescryError(f"{path}: not a readable checkpoint ({first}); {way_out}") from error
+        said = _first_line(error)
+        raise DescryError(f"{path}: not a readable checkpoint ({said}); {way_out}") from error
     if not isinstance(content, dict) or content.get("descry") != FORMAT:
         raise DescryError(f"{path}: not a descry checkpoint of format {FORMAT}; {way_out}")
     return content
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, as far as a message has room for it."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
