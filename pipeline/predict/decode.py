@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from pipeline import dicom
 from pipeline.data.geometry import Fit, shrink, unscaled
 from pipeline.data.images import EXTENSIONS, ImageError, read_image
 from pipeline.data.intensity import Intensity, to_uint8
@@ -42,7 +43,6 @@ _TEXT_IN_PICTURE = (
     "the header says that the picture contains text: overlays show it, and with --pseudonymise "
     "none is drawn"
 )
-_DICOM_NAMES = (".dcm", ".dicom", ".ima")
 Message = Opened | Place | Picture | Ended
 
 
@@ -137,7 +137,7 @@ class Reader:
             yield from self._dicom(file, headers_only)
         elif file.suffix.lower() == SUFFIX:
             yield _archive(file)
-        elif file.suffix.lower() in _DICOM_NAMES:
+        elif file.suffix.lower() in dicom.EXTENSIONS:
             yield Ended("failed", "read", "not DICOM", "it has the name of a DICOM file")
         else:
             yield Ended("skipped", "find", "neither DICOM nor an image")
