@@ -1,8 +1,11 @@
 """C-MOVE: the archive connects to us."""
 
+import logging
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from socketserver import BaseServer
 
 import pytest
 from archive_factory import ROOT, Pacs, Tap, listening, radiographs, upload
@@ -38,6 +41,8 @@ STUDY, SERIES = f"{ROOT}2", f"{ROOT}3"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(lines, "WAITS", (0.1, 0.1, 0.1, None))
+    # Seconds after which a server notices that it is to end.
+    monkeypatch.setattr(BaseServer.serve_forever, "__defaults__", (0.02,))
 
 
 @pytest.fixture
@@ -172,13 +177,18 @@ def test_objects_that_fail_with_the_others_around_them(tmp_path, port):
             if wanted.endswith("9.3"):  # it no longer has it
                 yield from self.place(event.move_destination)
                 yield 0
+            if wanted.endswith("9.5"):  # somebody there has cancelled it
+                yield from self.place(event.move_destination)
+                yield 1
+                yield 0xFE00, Dataset()
 
-    with listening(Partly(*radiographs(4), places={"DESCRY": port})) as url:
+    with listening(Partly(*radiographs(5), places={"DESCRY": port})) as url:
         lost, moved = fetched(url, tmp_path, port)
     assert sorted(moved) == names(1, 4)
     assert lost == {
         path_of(2): "not given (status B000H)",
         path_of(3): "not given (status 0000H)",
+        path_of(5): "not given (status FE00H)",
     }
 
 
@@ -295,6 +305,43 @@ def test_what_is_given_up_does_not_come_late(receiver, port, tmp_path):
     with connected(port) as right:
         assert [right.send_c_store(each).Status for each in (late, other)] == [0xC000, 0x0000]
     assert [path.stem for path in tmp_path.rglob("*.dcm")] == names(2)
+
+
+def test_what_nobody_asked_for_is_neither_kept_nor_quoted(tmp_path, port, caplog, recwarn):
+    stranger = radiographs(3)[2]
+    with pytest.warns(UserWarning, match="Invalid value for VR UI"):
+        stranger.StudyInstanceUID = "Wintergreen^Ada"
+    caplog.clear()
+    recwarn.clear()
+
+    class Generous(Pacs):
+        def move(self, event):
+            _send_final(event, 0x0000)
+            yield from self.place(event.move_destination)
+            yield 3
+            for one in (stranger, *self.held):
+                yield 0xFF00, one
+
+    pacs = Generous(*radiographs(2), places={"DESCRY": port})
+    with listening(pacs) as url, caplog.at_level(logging.DEBUG):
+        lost, moved = fetched(url, tmp_path, port, timeout=1.0)
+    assert (lost, sorted(moved)) == ({}, names(1, 2))
+    said = caplog.text + "".join(str(one.message) for one in recwarn)
+    assert "Wintergreen" not in said
+
+
+def test_an_object_that_comes_twice_at_once_is_whole(receiver, port, tmp_path):
+    """As when a line breaks and the archive goes on with what is asked for again."""
+    one = radiographs(1, side=1000)[0]
+    with ExitStack() as stack:
+        lines = [stack.enter_context(connected(port)) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            answers = pool.map(
+                lambda line: [line.send_c_store(one).Status for _ in range(3)], lines
+            )
+            assert list(answers) == [[0x0000] * 3] * 4
+    assert dcmread(tmp_path / path_of(1)).PixelData == one.PixelData
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f"{names(1)[0]}.dcm"]
 
 
 def test_strangers_do_not_keep_a_run_alive(tmp_path, port):
@@ -415,7 +462,8 @@ def test_orthanc(authority, tmp_path, tls):
         same = fetched(server.dimse, tmp_path / "get", None, 20, environment)
         assert (lost, moved) == same
         assert lost == {} and sorted(moved) == names(1, 2, 3)
-        port = free_port()
+        while (port := free_port()) == server.back:
+            pass
         lost, moved = fetched(server.dimse, tmp_path / "wrong", port, 20, environment)
         said = f"not given (status C000H, but nothing has come to port {port})"
         assert (set(lost.values()), moved) == ({said}, {})

@@ -78,7 +78,9 @@ def by_move(
     line = Line(address, timeout, [build_context(MOVE)])
     classes = {one.sop_class for one in wanted}
     receiver = Receiver(address, timeout, keeper, classes, line.silence)
-    with quiet(), line, receiver:  # quiet here: what it changes is not a thread's own
+    # Quiet here: what it changes is not a thread's own. The line ends first: an archive that still
+    # sends what nobody waits for is not cut off in the middle.
+    with quiet(), receiver, line:
         try:
             yield from _each(line, wanted, keeper, partial(_moved, line=line, receiver=receiver))
         except NothingAccepted as error:
