@@ -171,6 +171,7 @@ def listening(errors: list[OSError]) -> type[ssl.SSLSocket]:
                 super().do_handshake(block)
             except OSError as error:
                 errors.append(error)
+                self.close()  # pynetdicom does not
                 raise
 
         def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
