@@ -390,6 +390,24 @@ def test_all_but_the_study_do_without_what_only_training_and_conversion_need():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_study_converts_without_what_the_gpu_machine_lacks(tmp_path):
+    lacking = ("monai", "pydicom", "pycocotools", "dvc", "h5py", "gdcm", "highdicom")
+    missing = "".join(f"sys.modules[{name!r}] = None\n" for name in lacking)
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\n{missing}")  # for its workers too
+    raw = BENCHMARKS.parent / "datasets/ccellbio/sample"
+    script = f"from gpu_pieces.study import convert; print(convert({str(raw)!r}, 'coco')['line'])"
+    path = os.pathsep.join(map(str, (tmp_path, BENCHMARKS, BENCHMARKS.parent)))
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "364 images in, 364 out" in done.stdout
+
+
 def test_means_over_seeds():
     units = [unit(f"r-full-seed{seed}", arm="full", seed=seed) for seed in (0, 1, 2)]
     results = {

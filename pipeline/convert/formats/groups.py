@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.convert.formats.pictures import is_dicom, patient_of
+from pipeline.convert.formats.pictures import patient_of
 from pipeline.convert.records import Ledger, Record
 from pipeline.errors import DescryError
 
@@ -66,6 +66,4 @@ class Groups:
             if not name:
                 raise DescryError(f"group={self.pattern!r}: finds nothing in {record.path}")
             return name
-        if not record.group and is_dicom(record.path):
-            return patient_of(self.raw / record.path)
-        return record.group
+        return record.group or patient_of(self.raw / record.path)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from pipeline.convert.records import Unreadable
@@ -132,6 +131,8 @@ def segmentation_extent(segmentation: object) -> Extent | None:
         return _polygon_extent(segmentation)
     if not isinstance(segmentation, dict) or not _is_run_lengths(segmentation):
         return None
+    from pycocotools import mask as coco_mask  # only these masks need it
+
     height, width = segmentation["size"]
     if isinstance(segmentation["counts"], list):
         segmentation = coco_mask.frPyObjects(segmentation, height, width)

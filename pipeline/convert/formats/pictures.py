@@ -1,47 +1,33 @@
-"""One image file of a folder, ordinary or DICOM: its size, its patient, its pixels."""
+"""One image file of a folder, ordinary or DICOM: its size, its patient, its pixels.
 
-import hashlib
+What reads DICOM is imported where there is some: conversion of ordinary images does without.
+"""
+
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from pipeline import dicom
-from pipeline.convert.formats.header import IMPLAUSIBLE_AGE, describe
-from pipeline.convert.formats.orient import check_size, in_displayed_frame
+from pipeline.convert.formats.orient import in_displayed_frame
 from pipeline.convert.records import Picture, Record, Unreadable
 from pipeline.data.images import EXTENSIONS, ImageError, read_image
 from pipeline.data.intensity import Intensity
-from pipeline.dicom.errors import DicomError
-from pipeline.dicom.header import read_header
-from pipeline.dicom.pixels import read_frame
 
 SUFFIXES = EXTENSIONS | dicom.EXTENSIONS
 _ORIENTATION = 0x0112
-_PATIENT = ("PatientID", "IssuerOfPatientID")
-
-
-def is_dicom(path: Path | str) -> bool:
-    """Whether a file counts as DICOM, by its name."""
-    return Path(path).suffix.lower() in dicom.EXTENSIONS
 
 
 def displayed_size(path: Path) -> tuple[int, int] | None:
     """Width and height after the EXIF orientation, from the header alone; None if unreadable."""
+    if _is_dicom(path):
+        from pipeline.convert.formats.dicom_files import size_of
+
+        return size_of(path)
     try:
-        if is_dicom(path):
-            header = read_header(path)
-            return header.number("Columns"), header.number("Rows")
         with Image.open(path) as image:
             width, height = image.size
             return (height, width) if _orientation(image) >= 5 else (width, height)
-    except (
-        DicomError,
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ):
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
 
@@ -63,19 +49,12 @@ def _orientation(image: Image.Image) -> int:
 
 
 def patient_of(path: Path) -> str:
-    """A name for the patient of a DICOM file that is none: a digest of the ID and who issued it.
+    """A name for the patient, if the file is DICOM and tells it; see `dicom_files.patient_of`."""
+    if not _is_dicom(path):
+        return ""
+    from pipeline.convert.formats.dicom_files import patient_of
 
-    Empty where the header has no ID or cannot be read. Files that share it are of one patient
-    (PS3.3 C.7.1.1); whoever has a list of IDs can find out which.
-    """
-    try:
-        header = read_header(path, also=_PATIENT)
-    except (DicomError, OSError):
-        return ""
-    identity, issuer = (header.text(keyword) for keyword in _PATIENT)
-    if not identity:
-        return ""
-    return hashlib.blake2b(f"{identity}\0{issuer}".encode(), digest_size=8).hexdigest()
+    return patient_of(path)
 
 
 def read_picture(raw: Path, record: Record, intensity: Intensity) -> Picture:
@@ -84,25 +63,13 @@ def read_picture(raw: Path, record: Record, intensity: Intensity) -> Picture:
     Raises
     ------
     Unreadable
-        As `read_ordinary`; also for DICOM of several frames, of which the boxes name none.
+        As `read_ordinary` or `dicom_files.read_dicom`.
     """
-    if not is_dicom(record.path):
+    if not _is_dicom(raw / record.path):
         return read_ordinary(raw, record)
-    path = raw / record.path
-    try:
-        header = read_header(path)
-        if header.frame_count > 1:
-            raise Unreadable("several frames in one file", f"{header.frame_count} frames")
-        frame = read_frame(header, intensity)
-    except FileNotFoundError as error:
-        raise Unreadable("image missing") from error
-    except (DicomError, OSError) as error:
-        raise Unreadable("corrupt image", str(error)) from error
-    height, width = frame.pixels.shape[:2]
-    check_size(record.size, (width, height))
-    found = describe(path)  # here and not while scanning: many processes read
-    notes = (*frame.notes, *([IMPLAUSIBLE_AGE] if found.odd_age else []))
-    return Picture(frame.pixels, record.boxes, notes=notes, attributes=found.attributes)
+    from pipeline.convert.formats.dicom_files import read_dicom
+
+    return read_dicom(raw, record, intensity)
 
 
 def read_ordinary(raw: Path, record: Record) -> Picture:
@@ -122,3 +89,7 @@ def read_ordinary(raw: Path, record: Record) -> Picture:
         raise Unreadable("corrupt image", str(error)) from error
     boxes, notes = in_displayed_frame(record.boxes, record.size, image)
     return Picture(image.pixels, boxes, image.verbatim, image.notes + notes)
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.suffix.lower() in dicom.EXTENSIONS
