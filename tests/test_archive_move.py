@@ -10,7 +10,6 @@ from socketserver import BaseServer
 
 import pytest
 from archive_factory import ROOT, Pacs, Tap, listening, radiographs, upload
-from certificate_factory import Authority
 from orthanc import free_port, orthanc
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
@@ -49,16 +48,6 @@ def impatient(monkeypatch):
 @pytest.fixture
 def port():
     return free_port()
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("hospital"))
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("elsewhere"))
 
 
 def fetched(url, folder, port, timeout=5.0, environment=None, limit=2**30):

@@ -16,7 +16,6 @@ from archive_factory import (
     radiographs,
     upload,
 )
-from certificate_factory import Authority
 from orthanc import PASSWORD, USER, orthanc
 from predict_factory import BrightSpots, content
 from urllib3.util import Retry
@@ -43,16 +42,6 @@ SERVERS = {"dimse": (listening, Pacs), "web": (answering, Web)}
 def impatient(monkeypatch):
     monkeypatch.setattr(Retry, "sleep", lambda *arguments: None)
     monkeypatch.setattr(line, "WAITS", (0.1, 0.1, 0.1, None))
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("hospital"))
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("elsewhere"))
 
 
 @pytest.fixture(scope="module")
