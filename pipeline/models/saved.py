@@ -17,7 +17,7 @@ from pipeline.atomic import replacing
 from pipeline.data.geometry import fit_square
 from pipeline.data.intensity import Intensity
 from pipeline.data.sample import to_tensor
-from pipeline.errors import DescryError
+from pipeline.errors import DescryError, first_line
 from pipeline.models.build import DetectorSpec, build_detector
 from pipeline.models.detector import Detector
 
@@ -124,7 +124,7 @@ class SavedModel:
             self.detect([np.zeros((self.image_size, self.image_size), np.uint8)] * batch_size)
         except Exception as error:  # the compiler and the C++ compiler behind it raise anything
             raise DescryError(
-                f"--compile: {_first_line(error)}; leave it out on this machine"
+                f"--compile: {first_line(error)}; leave it out on this machine"
             ) from error
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
@@ -155,13 +155,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load documents no set of exceptions
-        said = _first_line(error)
+        said = first_line(error)
         raise DescryError(f"{path}: not a readable checkpoint ({said}); {way_out}") from error
     if not isinstance(content, dict) or content.get("descry") != FORMAT:
         raise DescryError(f"{path}: not a descry checkpoint of format {FORMAT}; {way_out}")
     return content
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says, as far as a message has room for it."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.data.sample import Batch
-from pipeline.errors import DescryError
+from pipeline.errors import DescryError, first_line
 from pipeline.models.detector import Detector
 from pipeline.train.guards import check_finite
 from pipeline.train.schedule import Optimisation, lr_factor
@@ -108,8 +108,9 @@ class TrainingModule(L.LightningModule):
         except RuntimeError as error:
             if not (self.compiler and isinstance(error, torch._dynamo.exc.TorchDynamoException)):
                 raise
-            first = str(error).strip().splitlines()[0]
-            raise DescryError(f"train.compile: {first}; set it to false here") from error
+            raise DescryError(
+                f"train.compile: {first_line(error)}; set it to false here"
+            ) from error
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update; on a GPU let go of the gradients at once.
