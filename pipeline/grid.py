@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import DatasetName, Model, Params, validate
-from pipeline.stages import DATASETS, RUNS, spec_of
+from pipeline.stages import DATASETS, RUNS
 
 if TYPE_CHECKING:
     from pipeline.report.grid.records import Reference
@@ -51,6 +51,7 @@ def _reference(params: Params, written: Params, changes: Sequence[str]) -> "Refe
     """What the grid is about: the parameters, but for arm and seed."""
     from pipeline.models.controls import matched_width
     from pipeline.report.grid.records import Reference
+    from pipeline.stages.train import spec_of
 
     model, default = params.model, Model()
     depth, concepts = model.pool_layers or default.pool_layers, model.concepts or default.concepts

@@ -19,7 +19,7 @@ from pipeline.data.intensity import Intensity
 from pipeline.data.loader import LoaderPlan, _start_worker, training_loader
 from pipeline.data.order import EpochBatches, EpochSampler
 from pipeline.errors import DescryError
-from pipeline.stages import picture_cache
+from pipeline.stages.machine import picture_cache
 
 PLAN = LoaderPlan(64, Intensity(), "mri", seed=3, batch_size=2, sizes=(32, 64, 96))
 

@@ -12,7 +12,6 @@ from PIL.PngImagePlugin import PngInfo
 from predict_factory import BrightSpots, content, rows_of, spot
 from typer.testing import CliRunner
 
-from pipeline import stages
 from pipeline.cli import app
 from pipeline.dicom.pseudonym import Pseudonyms
 from pipeline.errors import DescryError
@@ -261,7 +260,7 @@ def test_the_command_line_makes_the_options(tmp_path, monkeypatch):
         made.append(options)
         return dict.fromkeys(("files", "processed", "skipped", "failed", "frames", "detections")), 0
 
-    monkeypatch.setattr(stages, "predict", predict)
+    monkeypatch.setattr("pipeline.stages.predict.predict", predict)
     (tmp_path / "key").write_bytes(KEY)
     call = ["predict", "in", "-o", "out", "--checkpoint", "model.pt", "--sr", "--sc"]
     hidden = [*call, "--pseudonymise", "--key-file", str(tmp_path / "key")]

@@ -17,7 +17,7 @@ import yaml
 from project_factory import commit, copy_project, environment, run
 
 from pipeline.config import load_params
-from pipeline.stages import train_machine
+from pipeline.stages.train import train_machine
 
 EPOCHS = 15
 CHANGE, OTHER = "train.lr=0.002", "train.lr=0.003"

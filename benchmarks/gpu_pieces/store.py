@@ -21,8 +21,9 @@ MODULES = {
     "training": ("study",),
     "study": ("study",),
 }
-ROOMS = ("convert", "data", "evaluate", "models", "train")  # of pipeline/, that training needs
-BESIDE = ("params.yaml", "pipeline/config.py", "pipeline/stages.py")
+# of pipeline/, that training needs
+ROOMS = ("convert", "data", "evaluate", "models", "stages", "train")
+BESIDE = ("params.yaml", "pipeline/config.py")
 # distributions that decide over a unit's result
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "triton")
 FOR_DATA = ("albumentations", "lightning", "opencv-python-headless", "pillow")

@@ -36,13 +36,13 @@ def run(
 ) -> dict[str, Any]:
     """Train on the converted dataset `coco` as params.yaml says; figures of the test split."""
     check_packages()
-    from pipeline import stages
     from pipeline.config import load_params
     from pipeline.models.saved import SavedModel
+    from pipeline.stages.train import detector_spec
 
     given = [*overrides(device, recipe, side, epochs), f"train.seed={seed}"]
     params = load_params(ROOT / "params.yaml", given)
-    given += arm_overrides(stages.detector_spec(params, Path(coco)), arm)
+    given += arm_overrides(detector_spec(params, Path(coco)), arm)
     with tempfile.TemporaryDirectory() as folder:
         seconds, figures = train_and_test(given, Path(coco), Path(folder), workers)
         model = Path(folder) / "train/model.pt"
@@ -87,15 +87,16 @@ def train_and_test(
     given: list[str], coco: Path, folder: Path, workers: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Write ``train/`` and ``test/`` into `folder`; the seconds of both, the test's figures."""
-    from pipeline import stages
     from pipeline.config import load_params
+    from pipeline.stages.evaluate import evaluate
+    from pipeline.stages.train import train
 
     where = [f"machine.workers={workers}", f"machine.scratch={folder / 'scratch'}"]
     params = load_params(ROOT / "params.yaml", given + where)
     start = time.perf_counter()
-    model = stages.train(params, DATASET, coco, folder / "train")
+    model = train(params, DATASET, coco, folder / "train")
     between = time.perf_counter()
-    figures = stages.evaluate(params, DATASET, coco, model, folder / "test")
+    figures = evaluate(params, DATASET, coco, model, folder / "test")
     end = time.perf_counter()
     return {"train": round(between - start, 1), "test": round(end - between, 1)}, figures
 
@@ -133,9 +134,7 @@ def arm_overrides(full: Any, arm: str) -> list[str]:
 def convert(raw: str, out: str) -> dict[str, Any]:
     """Convert the committed sample, once for all runs."""
     check_packages()
-    from pipeline import stages
     from pipeline.config import load_params
+    from pipeline.stages.convert import convert as run
 
-    return {
-        "line": stages.convert(load_params(ROOT / "params.yaml"), DATASET, Path(raw), Path(out))
-    }
+    return {"line": run(load_params(ROOT / "params.yaml"), DATASET, Path(raw), Path(out))}

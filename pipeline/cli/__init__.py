@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import __version__, stages
+from pipeline import __version__
 from pipeline.cli.doctor import doctor
 from pipeline.cli.predict import predict
 from pipeline.config import DatasetName, Params, load_params
@@ -57,7 +57,10 @@ def convert(
 ) -> None:
     """Convert a dataset's raw files to COCO JSON, images and a report."""
     chosen = load_params(params, changes or ())
-    typer.echo(stages.convert(chosen, _dataset(chosen, name), raw, out))
+    dataset = _dataset(chosen, name)
+    from pipeline.stages.convert import convert as run
+
+    typer.echo(run(chosen, dataset, raw, out))
 
 
 @app.command()
@@ -70,7 +73,10 @@ def train(
 ) -> None:
     """Train a detector from scratch on a converted dataset."""
     chosen = load_params(params, changes or ())
-    typer.echo(f"model: {stages.train(chosen, _dataset(chosen, name), coco, out)}")
+    dataset = _dataset(chosen, name)
+    from pipeline.stages.train import train as run
+
+    typer.echo(f"model: {run(chosen, dataset, coco, out)}")
 
 
 @app.command()
@@ -94,9 +100,14 @@ def evaluate(
     chosen = load_params(params, changes or ())
     ours, theirs = (name, coco, checkpoint), (gt, predictions, threshold, images)
     if name and not any(v is not None for v in theirs):
-        figures = stages.evaluate(chosen, _dataset(chosen, name), coco, checkpoint, out)
+        dataset = _dataset(chosen, name)
+        from pipeline.stages.evaluate import evaluate as run
+
+        figures = run(chosen, dataset, coco, checkpoint, out)
     elif gt is not None and predictions is not None and ours == ("", None, None):
-        figures = stages.evaluate_files(chosen, gt, predictions, threshold, images, out)
+        from pipeline.stages.evaluate import evaluate_files
+
+        figures = evaluate_files(chosen, gt, predictions, threshold, images, out)
     else:
         raise DescryError(
             "evaluate: give either NAME (with --coco, --checkpoint) or both --gt and "
@@ -118,7 +129,10 @@ def compare(
     changes: Set = None,
 ) -> None:
     """Is B better than A? Differences with intervals and p-values, paired by patient."""
-    typer.echo(stages.compare(load_params(params, changes or ()), a, b, gt, out))
+    chosen = load_params(params, changes or ())
+    from pipeline.stages.compare import compare as run
+
+    typer.echo(run(chosen, a, b, gt, out))
 
 
 @app.command()
@@ -143,7 +157,9 @@ def report(
         written = load_params(params)
         typer.echo(table(chosen, written, changes or (), runs or [], out), nl=False)
     else:
-        typer.echo(stages.report(chosen, runs or [], out, only), nl=False)
+        from pipeline.stages.report import report as run
+
+        typer.echo(run(chosen, runs or [], out, only), nl=False)
 
 
 app.command()(predict)
@@ -166,10 +182,11 @@ def explain(
     from pipeline.explain.compare import compare
     from pipeline.explain.run import explain as run
     from pipeline.models.saved import SavedModel
+    from pipeline.stages.machine import pick_device
 
-    model = SavedModel.load(checkpoint, stages.pick_device(device))
+    model = SavedModel.load(checkpoint, pick_device(device))
     if against is not None:
-        other = SavedModel.load(against, stages.pick_device(device))
+        other = SavedModel.load(against, pick_device(device))
         written = compare(model, other, sources, out)
     elif len(sources) == 1:
         written = run(model, sources[0], out, point=_point(point), blocks=block or ())
@@ -214,8 +231,9 @@ def profile(
     from pipeline.profile.run import Settings
     from pipeline.profile.run import profile as run
     from pipeline.profile.table import markdown
+    from pipeline.stages.machine import pick_device
 
-    chosen = stages.pick_device(device)
+    chosen = pick_device(device)
     settings = Settings(batch_size, repeats, warmup, training, memory, precision, chosen, threads)
     report = run(
         backbone or ["vit"],

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline import stages
 from pipeline.errors import DescryError
 
 READ, LOOK, WRITE, ARCHIVE = "Reading", "Detecting", "Results", "Archives"
@@ -190,12 +189,14 @@ def predict(
         shard=shard,
         num_shards=num_shards,
     )
+    from pipeline.stages import predict as stage
+
     if dry_run:
-        listed = stages.survey(source, out, checkpoint, options) if source else archives.matches()
+        listed = stage.survey(source, out, checkpoint, options) if source else archives.matches()
         for line in listed:
             typer.echo(line)
         return
-    counts, code = stages.predict(source, out, checkpoint, options, device, archives)
+    counts, code = stage.predict(source, out, checkpoint, options, device, archives)
     shown = ("files", "processed", "skipped", "failed", "frames", "detections")
     typer.echo(", ".join(f"{name} {counts[name]}" for name in shown) + f"; see {out}")
     raise typer.Exit(code)

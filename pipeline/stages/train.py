@@ -1,0 +1,96 @@
+"""A detector trained from scratch on one converted dataset."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from pipeline.config import DatasetName, Params
+from pipeline.data.coco import load_coco
+from pipeline.data.intensity import Intensity
+from pipeline.evaluate.metrics import CocoScore, operating_point
+from pipeline.models.build import DetectorSpec
+from pipeline.stages import DATASETS, RUNS
+from pipeline.stages.machine import lasting, loader_workers, pick_device, picture_cache
+from pipeline.stages.progress import progress_bar
+from pipeline.train.processes import find_processes
+from pipeline.train.run import train as run
+from pipeline.train.schedule import Optimisation
+from pipeline.train.settings import Judge, Machine, Settings
+
+
+def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None) -> Path:
+    """Train on one converted dataset; return the model file."""
+    device = pick_device(params.machine.device)
+    coco, out = coco or DATASETS / name / "coco", out or RUNS / name / "train"
+    spec, settings = detector_spec(params, coco), train_settings(params, name)
+    judge = Judge(lambda truth, rows: CocoScore.of(truth, rows).summary(), operating_point)
+    machine = train_machine(params, device)
+    with progress_bar("steps", find_processes(machine.devices).rank == 0) as progress:
+        run(coco, out, spec, settings, judge, machine, progress)
+    return out / "model.pt"
+
+
+def train_settings(params: Params, name: DatasetName) -> Settings:
+    """What decides over a training run's result."""
+    recipe, chosen = params.scale, params.train
+    optimisation = {part.name: getattr(chosen, part.name) for part in fields(Optimisation)}
+    return Settings(
+        dataset=name,
+        modality=getattr(params.modality, name),
+        image_size=recipe.image_size,
+        train_sizes=recipe.train_sizes,
+        intensity=Intensity(**asdict(params.intensity)),
+        epochs=getattr(recipe.epochs, name),
+        batch_size=recipe.batch_size,
+        optimisation=Optimisation(**optimisation),
+        augment=getattr(params.augment, name),
+        seed=chosen.seed,
+        accumulate=chosen.accumulate,
+        ema=chosen.ema,
+        keep=chosen.keep,
+        precision=chosen.precision,
+        deterministic=chosen.deterministic,
+        compiler="inductor" if chosen.compile else "",
+        channels_last=chosen.channels_last,
+        gradient_checkpointing=chosen.gradient_checkpointing,
+    )
+
+
+def train_machine(params: Params, device: str) -> Machine:
+    """Where and how comfortably a training run is computed."""
+    chosen = params.machine
+    return Machine(
+        device=device,
+        devices=chosen.devices,
+        workers=loader_workers(params, device),
+        cache=picture_cache(params, device),
+        scratch=lasting(chosen.scratch),
+        checkpoint_minutes=chosen.checkpoint_minutes,
+        track=chosen.track,
+    )
+
+
+def detector_spec(params: Params, coco: Path) -> DetectorSpec:
+    """The detector that the parameters ask for, with the classes of a converted dataset."""
+    return spec_of(params, len(load_coco(coco / "annotations/train.json")["categories"]))
+
+
+def spec_of(params: Params, num_classes: int) -> DetectorSpec:
+    """The detector that the parameters ask for."""
+    model, recipe = params.model, params.scale
+    return DetectorSpec(
+        backbone=model.backbone,
+        size=recipe.size,
+        num_classes=num_classes,
+        fpn_channels=recipe.fpn_channels,
+        anchor_scale=recipe.anchor_scale,
+        score_threshold=params.evaluate.score_threshold,
+        nms_threshold=params.evaluate.nms_threshold,
+        max_detections=params.evaluate.max_detections,
+        pool_layers=model.pool_layers,
+        concepts=model.concepts,
+        placement=model.placement,
+        pool_stride=model.pool_stride,
+        copies=model.copies,
+        width=model.width,
+        drop_path=model.drop_path,
+    )
