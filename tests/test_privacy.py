@@ -230,7 +230,7 @@ def test_malformed_patient_data_is_left_out_and_told(tmp_path):
     options = Options(workers=0, objects=Objects(sr=True, copy_patient=True))
     predict_folder(folder, tmp_path / "out", BrightSpots(), options=options)
     (row,) = rows_of(tmp_path / "out" / "warnings.csv")
-    assert row["message"] == "malformed in the header: PatientBirthDate, PatientSex"
+    assert row["message"] == "the header gives no exact value: PatientBirthDate, PatientSex"
     (report,) = (tmp_path / "out" / "sr").iterdir()
     dataset = pydicom.dcmread(report)
     assert (dataset.PatientBirthDate, dataset.PatientSex) == ("", "")

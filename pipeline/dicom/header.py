@@ -16,6 +16,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirecto
 
 from pipeline.dicom.errors import DicomError, quiet, syntax_name
 from pipeline.dicom.parse import PixelElement, inflated, looks_like_dicom, parse, pixel_element
+from pipeline.dicom.values import joined
 
 # Storage classes that hold no picture to look at, although some (segmentations, dose grids,
 # parametric maps) carry pixel data. A trailing dot stands for the whole family (PS3.4 B.5).
@@ -67,13 +68,15 @@ class Header:
     element: PixelElement | None
 
     def text(self, keyword: str) -> str:
-        """Return an element as text, empty where absent or unreadable."""
+        """Return an element as text, empty where absent or unreadable.
+
+        For choices and messages; what is copied into an object is asked of `exact_text`.
+        """
         try:
             with quiet():
-                value = self.dataset.get(keyword)
+                return joined(self.dataset.get(keyword))
         except Exception:  # a malformed value of a descriptive element does not matter
             return ""
-        return "" if value is None else str(value).strip()
 
     def number(self, keyword: str, default: int | None = None) -> int:
         """Return an element as an integer.

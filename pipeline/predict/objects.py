@@ -75,7 +75,7 @@ class ObjectWriter:
             return [(CANNOT_REFER, f"cannot be read again ({type(error).__name__})")]
         troubles = []
         if source.left_out:
-            text = f"malformed in the header: {', '.join(source.left_out)}"
+            text = f"the header gives no exact value: {', '.join(source.left_out)}"
             troubles.append(("patient not copied in full", text))
         for kind in OBJECTS:
             if getattr(self.wanted, kind):

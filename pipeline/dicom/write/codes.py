@@ -38,7 +38,8 @@ def concept_of(name: str) -> CodedConcept:
     code = _CLASSES.get(name.lower())
     if code is not None:
         return CodedConcept(*code[:3])
-    return CodedConcept(_private_value(name), PRIVATE, name[:_MAX_MEANING])
+    meaning = name.replace("\\", "/")[:_MAX_MEANING]  # a backslash would make two values of it
+    return CodedConcept(_private_value(name), PRIVATE, meaning)
 
 
 def _private_value(name: str) -> str:

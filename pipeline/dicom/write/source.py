@@ -5,18 +5,17 @@ cannot get out.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydicom import config
-from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, UID_dictionary
-from pydicom.valuerep import validate_value
 
-from pipeline.dicom.errors import DicomError, quiet
+from pipeline.dicom.errors import DicomError
 from pipeline.dicom.header import Header
 from pipeline.dicom.pseudonym import Pseudonyms
+from pipeline.dicom.values import exact_text
 
 CANNOT_REFER = "no object written"
 # Type 2 in the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): always there, if empty
@@ -55,7 +54,7 @@ class Source:
         Its UIDs (or their pseudonyms) and size, and the patient: copied, empty, or, under a key,
         with a pseudonym for Patient ID.
     left_out : tuple of str
-        Keywords that should have been copied and are malformed.
+        Keywords that should have been copied, of which the header gives no exact value.
     """
 
     header: Header
@@ -84,7 +83,11 @@ class Source:
 
 def wanted_elements(copy_patient: bool, pseudonymous: bool) -> tuple[str, ...]:
     """Keywords that `describe` needs beside those of every header."""
-    return IN_ADDITION + (COPIED if copy_patient else HASHED if pseudonymous else ())
+    return IN_ADDITION + _copied(copy_patient, pseudonymous)
+
+
+def _copied(copy_patient: bool, pseudonymous: bool) -> tuple[str, ...]:
+    return COPIED if copy_patient else HASHED if pseudonymous else ()
 
 
 def describe(header: Header, *, copy_patient: bool, pseudonyms: Pseudonyms | None) -> Source:
@@ -118,11 +121,11 @@ def describe(header: Header, *, copy_patient: bool, pseudonyms: Pseudonyms | Non
         reference.NumberOfFrames = header.frame_count
     for keyword in _OF_PATIENT:
         setattr(reference, keyword, "")
-    left_out = _copy_patient(header, reference) if copy_patient else ()
+    left_out = _copy(header, reference, _copied(copy_patient, pseudonyms is not None))
     if not copy_patient:
         reference.PatientName = NOBODY
     if pseudonyms:
-        reference.PatientID = pseudonyms.text("patient", header.text("PatientID"))
+        reference.PatientID = pseudonyms.text("patient", reference.PatientID.strip())
     return Source(header, reference, left_out)
 
 
@@ -146,27 +149,10 @@ def _uid(header: Header, keyword: str) -> UID:
     return UID(text)
 
 
-def _copy_patient(header: Header, reference: Dataset) -> tuple[str, ...]:
-    """Copy what is well-formed; return what is not."""
-    left_out = []
-    for keyword in COPIED:
-        value = _value(header, keyword)
-        if value is None:
-            left_out.append(keyword)
-        elif value:
-            setattr(reference, keyword, value)
-    return tuple(left_out)
-
-
-def _value(header: Header, keyword: str) -> str | None:
-    """An element's text, empty where it is absent, None where it is malformed."""
-    try:
-        with quiet():
-            header.dataset.decode()
-            found: Any = header.dataset.get(keyword)
-            text = "" if found is None else str(found)
-            validate_value(dictionary_VR(keyword), text, config.RAISE)
-    except Exception:  # malformed values and character sets surface as many types
-        return None
-    known_sexes = ("", "M", "F", "O")
-    return None if keyword == "PatientSex" and text not in known_sexes else text
+def _copy(header: Header, reference: Dataset, keywords: Sequence[str]) -> tuple[str, ...]:
+    """Copy what the header says for sure; return the keywords of the rest."""
+    found = {keyword: exact_text(header.dataset, keyword) for keyword in keywords}
+    for keyword, text in found.items():
+        if text:
+            setattr(reference, keyword, text)
+    return tuple(keyword for keyword, text in found.items() if text is None)
