@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.convert.cod10k.source import Cod10k
+from pipeline.convert.datasets.cod10k.source import Cod10k
 from pipeline.convert.records import Ledger, Picture, Record
 
 SAMPLE = Path(__file__).parents[1] / "datasets" / "cod10k" / "sample"

@@ -10,8 +10,8 @@ import scipy.io
 from PIL import Image
 
 from pipeline.convert import convert, open_source
-from pipeline.convert.brain_tumor.cheng_mat import compare_border, to_unsigned
-from pipeline.convert.brain_tumor.source import BrainTumor
+from pipeline.convert.datasets.brain_tumor.cheng_mat import compare_border, to_unsigned
+from pipeline.convert.datasets.brain_tumor.source import BrainTumor
 from pipeline.convert.formats.folders import BadRow, original_name
 from pipeline.convert.formats.yolo import parse_row
 from pipeline.convert.records import Ledger, Record, Unreadable

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from pipeline.convert import convert, open_source
-from pipeline.convert.ccellbio import CCellBio
-from pipeline.convert.formats import tiles as tiles_module
+from pipeline.convert.datasets.ccellbio import CCellBio
+from pipeline.convert.formats import slides as slides_module
 from pipeline.convert.formats.coco import split_of
-from pipeline.convert.formats.orient import AMBIGUOUS, TURNED, turn
-from pipeline.convert.formats.strips import read_stored
-from pipeline.convert.formats.tiles import Tiling, clip, read_tile
+from pipeline.convert.formats.pictures import AMBIGUOUS, TURNED, turn
+from pipeline.convert.formats.slides import read_stored, read_tile
+from pipeline.convert.formats.tiles import Tiling, clip
 from pipeline.convert.records import Box, Ledger, Record, Unreadable
 from pipeline.data.images import read_image
 from pipeline.data.intensity import Intensity
@@ -545,14 +545,14 @@ def test_a_slide_is_decoded_once_per_worker(
     source = CCellBio(slides(tmp_path), tile=5)
     records, _ = scan(source)
     opened = []
-    ordinary = tiles_module.read_picture
+    ordinary = slides_module.read_picture
 
     def counting(raw: Path, record: Record, intensity: Intensity) -> Any:
         opened.append(record.path)
         return ordinary(raw, record, intensity)
 
-    monkeypatch.setattr(tiles_module, "read_picture", counting)
-    tiles_module._last_slide.cache_clear()
+    monkeypatch.setattr(slides_module, "read_picture", counting)
+    slides_module._last_slide.cache_clear()
     assert [source.read(r).pixels.shape for r in records] == [(5, 5)] * 8
     assert opened == ["JPEGImages/s.png"]
 

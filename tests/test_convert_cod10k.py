@@ -25,7 +25,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from pipeline.convert import convert, open_source
-from pipeline.convert.cod10k.source import Cod10k
+from pipeline.convert.datasets.cod10k.source import Cod10k
 from pipeline.convert.formats.masks import read_mask
 from pipeline.convert.records import Ledger
 from pipeline.errors import DescryError

@@ -24,8 +24,8 @@ from cod10k_factory import (
 )
 from PIL import Image
 
-from pipeline.convert.cod10k.names import category_list, label_of, parse_name
-from pipeline.convert.cod10k.source import Cod10k
+from pipeline.convert.datasets.cod10k.names import category_list, label_of, parse_name
+from pipeline.convert.datasets.cod10k.source import Cod10k
 from pipeline.convert.records import Unreadable
 from pipeline.errors import DescryError
 

@@ -7,7 +7,7 @@ import pytest
 from cod10k_factory import FISH, MOTH, H, W, boxes_of, drops_of, release, scan, two_fish, with_masks
 from PIL import Image
 
-from pipeline.convert.cod10k.source import Cod10k
+from pipeline.convert.datasets.cod10k.source import Cod10k
 from pipeline.convert.formats.masks import (
     component_extents,
     foreground,

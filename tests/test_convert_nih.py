@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from pipeline.convert import convert, open_source
-from pipeline.convert.formats.ages import age_in_years
-from pipeline.convert.nih.rows import CLASSES
-from pipeline.convert.nih.source import Nih
+from pipeline.convert.datasets.nih.rows import CLASSES
+from pipeline.convert.datasets.nih.source import Nih
+from pipeline.convert.formats.tables import age_in_years
 from pipeline.convert.records import Ledger, Record, Unreadable
 from pipeline.errors import DescryError
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.convert.engine.assemble import walk
 from pipeline.convert.engine.boxes import NO_SIZE, NOT_FINITE, OUTSIDE, TOO_SMALL, check_boxes
-from pipeline.convert.engine.encode import copy_file, copyable_as, pixel_digest, write_png
-from pipeline.convert.engine.files import reason_unused, walk
 from pipeline.convert.engine.journal import NEVER_REUSED, Journal
 from pipeline.convert.engine.pool import Crashed, run_jobs
+from pipeline.convert.engine.report import reason_unused
+from pipeline.convert.engine.worker import copy_file, copyable_as, pixel_digest, write_png
 from pipeline.convert.engine.workspace import FORMAT, Workspace, open_workspace
 from pipeline.convert.records import Box
 from pipeline.errors import DescryError

@@ -14,9 +14,9 @@ from dicom_factory import image_dataset, save
 from PIL import Image
 
 from pipeline.convert import convert, open_source
-from pipeline.convert.formats.header import IMPLAUSIBLE_AGE, describe
+from pipeline.convert.datasets.rsna.source import Rsna
+from pipeline.convert.formats.dicom import IMPLAUSIBLE_AGE, describe
 from pipeline.convert.records import Ledger, Record, Unreadable
-from pipeline.convert.rsna.source import Rsna
 from pipeline.errors import DescryError
 
 DATASETS = Path(__file__).parent.parent / "datasets"

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.convert.engine.duplicates import find_copies
 from pipeline.convert.engine.split import (
     Fractions,
     assign_splits,
     count_leaking,
+    find_copies,
     group_number,
     shares,
 )

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from pipeline.convert.records import Source
 
 _MODULES = {
-    "ccellbio": ("ccellbio", "CCellBio"),
-    "cod10k": ("cod10k.source", "Cod10k"),
-    "brain_tumor": ("brain_tumor.source", "BrainTumor"),
-    "nih": ("nih.source", "Nih"),
-    "rsna": ("rsna.source", "Rsna"),
+    "ccellbio": ("datasets.ccellbio", "CCellBio"),
+    "cod10k": ("datasets.cod10k.source", "Cod10k"),
+    "brain_tumor": ("datasets.brain_tumor.source", "BrainTumor"),
+    "nih": ("datasets.nih.source", "Nih"),
+    "rsna": ("datasets.rsna.source", "Rsna"),
 }
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.convert.formats.coco import find_coco
-from pipeline.convert.formats.folders import Layout, Selection, bases
-from pipeline.convert.formats.groups import Groups
+from pipeline.convert.formats.folders import Groups, Layout, Selection, bases
 from pipeline.convert.formats.mask_folders import MaskLayout, Meaning, find_masks, with_boxes
 from pipeline.convert.formats.pictures import read_picture
-from pipeline.convert.formats.tiles import Tiler, Tiling, read_tile
+from pipeline.convert.formats.slides import read_tile
+from pipeline.convert.formats.tiles import Tiler, Tiling
 from pipeline.convert.formats.voc import open_voc
 from pipeline.convert.formats.yolo import find_folders, open_yolo
 from pipeline.convert.records import Ledger, Picture, Record, require

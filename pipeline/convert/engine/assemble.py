@@ -10,13 +10,19 @@ import numpy as np
 
 import pipeline
 from pipeline.atomic import write_csv, write_json
-from pipeline.convert.engine.duplicates import find_copies
-from pipeline.convert.engine.files import ANNOTATION, DROPPED, IMAGE, UNUSED, Numbers, walk
-from pipeline.convert.engine.index import Index
 from pipeline.convert.engine.journal import Journal
-from pipeline.convert.engine.plan import Plan, number_of
-from pipeline.convert.engine.report import Books, Settings, header, most_frequent
-from pipeline.convert.engine.split import NONE, Assignment, assign_splits
+from pipeline.convert.engine.plan import Index, Numbers, Plan, number_of, writable
+from pipeline.convert.engine.report import (
+    ANNOTATION,
+    DROPPED,
+    IMAGE,
+    UNUSED,
+    Books,
+    Settings,
+    header,
+    most_frequent,
+)
+from pipeline.convert.engine.split import NONE, Assignment, assign_splits, find_copies
 from pipeline.convert.engine.workspace import Workspace
 from pipeline.convert.records import SPLITS, Source
 from pipeline.data.coco import write_coco
@@ -167,3 +173,22 @@ class Assembly:
             "remarks on images": dict(sorted(books.notes.items())),
             "notes of the converter": self.plan.ledger.notes,
         }
+
+
+def walk(raw: Path) -> Iterator[str]:
+    """Paths of all files below `raw`, relative, with ``/``, sorted within each folder.
+
+    Linked folders are followed, each real folder once.
+    """
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(raw, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        relative = Path(folder).relative_to(raw).as_posix()
+        prefix = "" if relative == "." else relative + "/"
+        for name in sorted(names):
+            yield writable(prefix + name)

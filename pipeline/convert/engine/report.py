@@ -7,14 +7,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pipeline
+from pipeline import dicom
 from pipeline.convert.engine.boxes import RULES
-from pipeline.convert.engine.files import ANNOTATION, DROPPED, IMAGE, UNUSED, reason_unused
 from pipeline.convert.engine.plan import Plan, describe
 from pipeline.convert.engine.split import Fractions
 from pipeline.convert.engine.worker import box_of_dropped, place
 from pipeline.convert.engine.workspace import FORMAT
 from pipeline.convert.records import SPLITS, Source
+from pipeline.data.images import EXTENSIONS
 
+IMAGE, ANNOTATION, DROPPED, UNUSED = "images", "annotations", "dropped", "unused"
+_NOT_READ = "not an input of this converter"
+_NOT_NAMED = "image that no annotation names"
+_HIDDEN = "hidden or system file"
+_IMAGES = EXTENSIONS | dicom.EXTENSIONS
 DUPLICATE = "duplicate of an image in another split"
 _FILES_APART = 5  # annotation files of one folder and type that are listed one by one
 
@@ -249,3 +255,11 @@ def most_frequent(drops: Iterable[tuple[str, ...]]) -> str:
     reason, count = Counter(drop[2] for drop in images).most_common(1)[0]
     where, detail = next((drop[1], drop[3]) for drop in images if drop[2] == reason)
     return f"{reason} ({count} times, such as {where}{': ' + detail if detail else ''})"
+
+
+def reason_unused(path: str) -> str:
+    """Why a file that no one claimed is not used."""
+    parts = path.split("/")
+    if any(part.startswith(".") for part in parts) or "__MACOSX" in parts:
+        return _HIDDEN
+    return _NOT_NAMED if Path(path).suffix.lower() in _IMAGES else _NOT_READ

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline.convert.engine.index import Index
 from pipeline.convert.engine.journal import NEVER_REUSED, Journal
-from pipeline.convert.engine.plan import describe
+from pipeline.convert.engine.plan import Index, describe
 from pipeline.convert.engine.pool import Crashed
 from pipeline.convert.engine.progress import Progress
 from pipeline.convert.engine.worker import Outcome, Spent, dropped

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.convert.engine.assemble import Assembly
-from pipeline.convert.engine.index import Index
 from pipeline.convert.engine.journal import Journal
-from pipeline.convert.engine.plan import Plan
+from pipeline.convert.engine.plan import Index, Plan
 from pipeline.convert.engine.pool import cores, run_jobs
 from pipeline.convert.engine.progress import Progress
 from pipeline.convert.engine.report import Settings

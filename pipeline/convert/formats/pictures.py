@@ -3,14 +3,16 @@
 What reads DICOM is imported where there is some: conversion of ordinary images does without.
 """
 
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from pipeline import dicom
-from pipeline.convert.formats.orient import in_displayed_frame
-from pipeline.convert.records import Picture, Record, Unreadable
-from pipeline.data.images import EXTENSIONS, ImageError, read_image
+from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
+from pipeline.data.images import EXTENSIONS, DecodedImage, ImageError, read_image
 from pipeline.data.intensity import Intensity
 
 SUFFIXES = EXTENSIONS | dicom.EXTENSIONS
@@ -20,7 +22,7 @@ _ORIENTATION = 0x0112
 def displayed_size(path: Path) -> tuple[int, int] | None:
     """Width and height after the EXIF orientation, from the header alone; None if unreadable."""
     if _is_dicom(path):
-        from pipeline.convert.formats.dicom_files import size_of
+        from pipeline.convert.formats.dicom import size_of
 
         return size_of(path)
     try:
@@ -52,7 +54,7 @@ def patient_of(path: Path) -> str:
     """A name for the patient, if the file is DICOM and tells it; see `dicom_files.patient_of`."""
     if not _is_dicom(path):
         return ""
-    from pipeline.convert.formats.dicom_files import patient_of
+    from pipeline.convert.formats.dicom import patient_of
 
     return patient_of(path)
 
@@ -67,7 +69,7 @@ def read_picture(raw: Path, record: Record, intensity: Intensity) -> Picture:
     """
     if not _is_dicom(raw / record.path):
         return read_ordinary(raw, record)
-    from pipeline.convert.formats.dicom_files import read_dicom
+    from pipeline.convert.formats.dicom import read_dicom
 
     return read_dicom(raw, record, intensity)
 
@@ -93,3 +95,93 @@ def read_ordinary(raw: Path, record: Record) -> Picture:
 
 def _is_dicom(path: Path) -> bool:
     return path.suffix.lower() in dicom.EXTENSIONS
+
+
+AMBIGUOUS = "EXIF orientation: the annotation's size does not tell its frame, taken as displayed"
+TURNED = "EXIF orientation: boxes turned with the image"
+
+Rectangle = tuple[float, float, float, float]  # x, y, width, height
+
+# By orientation: the displayed rectangle of a stored one in stored pixels of width W, height H.
+_DISPLAYED: dict[int, Callable[[float, float, float, float, int, int], Rectangle]] = {
+    2: lambda x, y, w, h, W, H: (W - x - w, y, w, h),
+    3: lambda x, y, w, h, W, H: (W - x - w, H - y - h, w, h),
+    4: lambda x, y, w, h, W, H: (x, H - y - h, w, h),
+    5: lambda x, y, w, h, W, H: (y, x, h, w),
+    6: lambda x, y, w, h, W, H: (H - y - h, x, h, w),
+    7: lambda x, y, w, h, W, H: (H - y - h, W - x - w, h, w),
+    8: lambda x, y, w, h, W, H: (y, W - x - w, h, w),
+}
+
+
+def turn(box: Box, orientation: int, stored: tuple[int, int]) -> Box:
+    """Box in displayed pixels of a `box` in stored pixels (`stored`: width and height)."""
+    if orientation not in _DISPLAYED:
+        return box
+    x, y, w, h = _DISPLAYED[orientation](box.x, box.y, box.width, box.height, *stored)
+    return replace(box, x=x, y=y, width=w, height=h)
+
+
+def in_displayed_frame(
+    boxes: tuple[Box, ...], declared: tuple[int, int] | None, image: DecodedImage
+) -> tuple[tuple[Box, ...], tuple[str, ...]]:
+    """Boxes in the frame of the decoded pixels, and notes.
+
+    The size that the annotation declares tells which frame its boxes are of. Without one, or
+    where both frames have the same size (squares, half turns, mirrors), they count as displayed,
+    which is what annotation tools show, and a note says so.
+
+    Raises
+    ------
+    Unreadable
+        When the declared size is that of neither frame: the boxes are of another image.
+    """
+    height, width = image.pixels.shape[:2]
+    check_size(declared, (width, height), image.stored_size)
+    if image.orientation not in _DISPLAYED or not boxes:
+        return boxes, ()
+    if declared is None or (width, height) == image.stored_size:
+        return boxes, (AMBIGUOUS,)
+    if declared == (width, height):
+        return boxes, ()
+    return tuple(turn(b, image.orientation, image.stored_size) for b in boxes), (TURNED,)
+
+
+def check_size(declared: tuple[int, int] | None, *actual: tuple[int, int]) -> None:
+    """Refuse an annotation that declares none of the sizes (width, height) that the file has.
+
+    Raises
+    ------
+    Unreadable
+        Its boxes are of another image.
+    """
+    if declared is not None and declared not in actual:
+        (width, height), (w, h) = actual[0], declared
+        detail = f"declared {w} x {h}, the file has {width} x {height}"
+        raise Unreadable("image size differs from the annotation", detail)
+
+
+def files_by_name(
+    raw: Path, folders: Iterable[Path], suffix: str, ledger: Ledger
+) -> dict[str, str]:
+    """Map file name -> path relative to `raw`, of the files that end in `suffix` in any case.
+
+    Links to folders are followed (large data is often linked), hidden files and the resource
+    forks of macOS are skipped. A name that occurs twice is dropped at its second place.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(path for folder in folders for path in _walk(folder, suffix)):
+        relative = path.relative_to(raw).as_posix()
+        if path.name in found:
+            ledger.drop("file", relative, "same file name in two folders", found[path.name])
+        else:
+            found[path.name] = relative
+    return found
+
+
+def _walk(folder: Path, suffix: str) -> Iterable[Path]:
+    for place, inner, files in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith((".", "__MACOSX"))]
+        for name in files:
+            if name.lower().endswith(suffix) and not name.startswith("."):
+                yield Path(place, name)

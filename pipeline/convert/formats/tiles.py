@@ -3,27 +3,18 @@
 Rule for a box at a tile's edge: it is cut to the tile and kept when at least `keep` of its area
 (of the part that lies on the slide) is inside, else this piece is dropped. A box may thus appear
 in several overlapping tiles; one that no tile keeps is dropped as a whole.
-
-Cost of reading: a JPEG or PNG can only be decoded from its beginning, and a compressed TIFF is
-decoded whole by Pillow. Each worker keeps the slide that it decoded last, so a slide costs one
-decoding (and its full size in memory) per worker that gets some of its tiles. Of an uncompressed
-TIFF only the strips or tiles that the wanted rectangle crosses are read.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.convert.formats.pictures import displayed_size, is_turned, read_picture
-from pipeline.convert.formats.strips import Rectangle, read_stored
-from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
-from pipeline.data.intensity import Intensity
+from pipeline.convert.formats.pictures import displayed_size, is_turned
+from pipeline.convert.formats.slides import Rectangle
+from pipeline.convert.records import Box, Ledger, Record
 from pipeline.errors import DescryError
 
 NO_TILE = "too little of it inside any tile"
@@ -168,33 +159,6 @@ def clip(box: Box, frame: Rectangle) -> Box | None:
     if right <= x or bottom <= y:
         return None
     return replace(box, x=x, y=y, width=right - x, height=bottom - y)
-
-
-def read_tile(raw: Path, record: Record, intensity: Intensity) -> Picture:
-    """Read the rectangle `record.crop` of an image file, all of it without one.
-
-    Raises
-    ------
-    Unreadable
-        When the file is missing or corrupt.
-    """
-    if record.crop is None:
-        return read_picture(raw, record, intensity)
-    x, y, width, height = record.crop
-    notes: tuple[str, ...] = ()
-    pixels = read_stored(raw / record.path, record.crop)
-    if pixels is None:
-        slide = _last_slide(raw, record.path, intensity)
-        pixels, notes = slide.pixels[y : y + height, x : x + width], slide.notes
-    if pixels.shape[:2] != (height, width):
-        raise Unreadable("image changed during the conversion", f"tile {record.crop} is outside")
-    return Picture(np.ascontiguousarray(pixels), record.boxes, False, notes)
-
-
-@lru_cache(maxsize=1)
-def _last_slide(raw: Path, path: str, intensity: Intensity) -> Picture:
-    """Decode a whole slide, once for all of its tiles that this worker gets in a row."""
-    return read_picture(raw, Record(key=path, path=path), intensity)
 
 
 def _drop_rows(boxes: tuple[Box, ...], reason: str, ledger: Ledger) -> None:

@@ -4,6 +4,7 @@
 ``stage_2_detailed_class_info.csv`` repeats the image's class once per row of the former.
 """
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 from pipeline.convert.formats.tables import MALFORMED, Row, find_columns, parse_rows, read_rows
 from pipeline.convert.records import Box, Ledger, Unreadable
+from pipeline.errors import DescryError
 
 Parsed = TypeVar("Parsed")
 CLASS = "Lung Opacity"
@@ -153,3 +155,51 @@ def image_id(row: Row) -> str:
     if not _ID.fullmatch(identity):
         raise Unreadable(MALFORMED, f"{identity[:60]!r} is not an image id")
     return identity
+
+
+_NIH_IMAGE = re.compile(r"\d{8}_\d{3}\.png", re.ASCII)
+
+
+def read_mapping(path: Path, ledger: Ledger) -> dict[str, str]:
+    """RSNA id -> NIH file name; entries of another form are dropped.
+
+    Raises
+    ------
+    DescryError
+        When the file is missing, is not a JSON list, or holds no usable entry.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DescryError(
+            f"{path}: cannot be read as JSON ({error}). Download RSNA's mapping again, or do "
+            "without: remove the file (the split is then by image)."
+        ) from error
+    if not isinstance(entries, list):
+        raise DescryError(f"{path}: must be a JSON list, is a {type(entries).__name__}.")
+    ledger.read(path.name, len(entries))
+    mapping: dict[str, str] = {}
+    for number, entry in enumerate(entries, start=1):
+        pair = _pair(entry)
+        if pair is None:
+            ledger.drop("row", f"{path.name}:entry {number}", "malformed row", repr(entry)[:80])
+        elif mapping.setdefault(*pair) != pair[1]:
+            detail = f"{pair[0]} is {mapping[pair[0]]} and {pair[1]}"
+            ledger.drop("row", f"{path.name}:entry {number}", "contradicts an earlier row", detail)
+        else:
+            ledger.use(path.name)
+    if not mapping:
+        raise DescryError(
+            f"{path}: no entry with subset_img_id and img_id. Is it RSNA's mapping file?"
+        )
+    return mapping
+
+
+def _pair(entry: object) -> tuple[str, str] | None:
+    """RSNA id and NIH file name of one entry."""
+    if not isinstance(entry, dict):
+        return None
+    identity, image = entry.get("subset_img_id"), entry.get("img_id")
+    if not (isinstance(identity, str) and isinstance(image, str) and _NIH_IMAGE.fullmatch(image)):
+        return None
+    return identity, image

@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.convert.brain_tumor.cheng import FOLDS, read_slice, scan_slices, slice_files
-from pipeline.convert.brain_tumor.cheng_mat import LABELS
+from pipeline.convert.datasets.brain_tumor.cheng import FOLDS, read_slice, scan_slices, slice_files
+from pipeline.convert.datasets.brain_tumor.cheng_mat import LABELS
 from pipeline.convert.formats.folders import Selection, bases
 from pipeline.convert.formats.pictures import read_ordinary
 from pipeline.convert.formats.yolo import find_folders, open_yolo

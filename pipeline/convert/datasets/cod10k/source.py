@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-from pipeline.convert.cod10k.json import Entry
-from pipeline.convert.cod10k.layout import Places, find_layout
-from pipeline.convert.cod10k.masks import measure
-from pipeline.convert.cod10k.names import (
+from pipeline.convert.datasets.cod10k.json import Entry
+from pipeline.convert.datasets.cod10k.layout import Places, find_layout
+from pipeline.convert.datasets.cod10k.names import (
     CLASSES,
     Classes,
     Name,
@@ -21,13 +20,14 @@ from pipeline.convert.cod10k.names import (
     label_of,
     parse_name,
 )
-from pipeline.convert.cod10k.truth import (
+from pipeline.convert.datasets.cod10k.truth import (
     Truth,
     compare_with_listing,
     drop_image,
     drop_unseen,
     drop_unused_masks,
     load_truth,
+    measure,
 )
 from pipeline.convert.formats.folders import images_in, relative
 from pipeline.convert.formats.pictures import read_ordinary

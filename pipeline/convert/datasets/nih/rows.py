@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.convert.formats.ages import age_in_years
-from pipeline.convert.formats.tables import MALFORMED, Row, read_rows
+from pipeline.convert.formats.tables import MALFORMED, Row, age_in_years, read_rows
 from pipeline.convert.records import Box, Ledger, Unreadable
 
 CLASSES = (

@@ -13,12 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.convert.formats.listing import files_by_name
-from pipeline.convert.formats.pictures import read_picture
+from pipeline.convert.datasets.rsna.rows import (
+    CLASS,
+    Labels,
+    read_findings,
+    read_labels,
+    read_mapping,
+)
+from pipeline.convert.formats.pictures import files_by_name, read_picture
 from pipeline.convert.formats.tables import find_table
 from pipeline.convert.records import Ledger, Picture, Record
-from pipeline.convert.rsna.mapping import read_mapping
-from pipeline.convert.rsna.rows import CLASS, Labels, read_findings, read_labels
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from pipeline.convert.brain_tumor.cheng_mat import (
+from pipeline.convert.datasets.brain_tumor.cheng_mat import (
     compare_border,
     load,
     read_head,

@@ -1,13 +1,23 @@
-"""A rectangle of an uncompressed TIFF, without reading the rest of the file.
+"""Reading a rectangle of a slide, of an uncompressed TIFF without the rest of the file.
 
 TIFF 6.0, section 8 (strips) and section 15 (tiles): an uncompressed part is its rows of pixels,
 one after the other, so a rectangle lies at known places of the file.
+
+Cost of reading: a JPEG or PNG can only be decoded from its beginning, and a compressed TIFF is
+decoded whole by Pillow. Each worker keeps the slide that it decoded last, so a slide costs one
+decoding (and its full size in memory) per worker that gets some of its tiles. Of an uncompressed
+TIFF only the strips or tiles that the wanted rectangle crosses are read.
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from pipeline.convert.formats.pictures import read_picture
+from pipeline.convert.records import Picture, Record, Unreadable
+from pipeline.data.intensity import Intensity
 
 Rectangle = tuple[int, int, int, int]  # x, y, width, height in pixels
 # Pixel type and samples by Pillow's name of the stored layout.
@@ -68,3 +78,30 @@ def _part(
         return None
     lines = np.lib.stride_tricks.as_strided(stored[offset:], (rows, used), (stride, 1))
     return lines.view(kind) if samples == 1 else lines.reshape(rows, columns, samples)
+
+
+def read_tile(raw: Path, record: Record, intensity: Intensity) -> Picture:
+    """Read the rectangle `record.crop` of an image file, all of it without one.
+
+    Raises
+    ------
+    Unreadable
+        When the file is missing or corrupt.
+    """
+    if record.crop is None:
+        return read_picture(raw, record, intensity)
+    x, y, width, height = record.crop
+    notes: tuple[str, ...] = ()
+    pixels = read_stored(raw / record.path, record.crop)
+    if pixels is None:
+        slide = _last_slide(raw, record.path, intensity)
+        pixels, notes = slide.pixels[y : y + height, x : x + width], slide.notes
+    if pixels.shape[:2] != (height, width):
+        raise Unreadable("image changed during the conversion", f"tile {record.crop} is outside")
+    return Picture(np.ascontiguousarray(pixels), record.boxes, False, notes)
+
+
+@lru_cache(maxsize=1)
+def _last_slide(raw: Path, path: str, intensity: Intensity) -> Picture:
+    """Decode a whole slide, once for all of its tiles that this worker gets in a row."""
+    return read_picture(raw, Record(key=path, path=path), intensity)
