@@ -1,12 +1,15 @@
 """Whole files or none: every output goes to a temporary sibling and is renamed into place."""
 
 import csv
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -46,3 +49,13 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def unwritable(error: OSError, folder: Path) -> str:
+    """Message for an `OSError` of writing into `folder`."""
+    if error.errno in _FULL:
+        return (
+            f"{folder}: no space left to write ({error.strerror}). Free some and start the same "
+            f"command again: it goes on where it stopped"
+        )
+    return f"{error.filename or folder}: {error.strerror or error}"

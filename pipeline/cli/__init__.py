@@ -1,7 +1,8 @@
 """The command line: thin, and quick to say no.
 
 Exit codes: 0 all well; 1 the run finished but something in it failed (see its failures list);
-2 the call, the parameters or the data are wrong, with a message that says what to do.
+2 the call, the parameters or the data are wrong, with a message that says what to do; 130 it was
+interrupted.
 """
 
 import logging
@@ -35,6 +36,7 @@ Name = Annotated[
     typer.Argument(metavar="NAME", help="ccellbio, cod10k, brain_tumor, nih, rsna or your own"),
 ]
 PARAMS = Path("params.yaml")
+INTERRUPTED = 130  # exit status of Ctrl-C, as shells have it (128 + SIGINT)
 
 
 @app.callback(invoke_without_command=True)
@@ -268,3 +270,7 @@ def main() -> None:
     except DescryError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("interrupted; the same command again goes on from there", err=True)
+        raise

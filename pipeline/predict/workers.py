@@ -105,8 +105,8 @@ class _Team:
                 self._give(hand)
 
     def next_path(self) -> str | None:
-        """The file whose messages come next, None at the end."""
-        return self.order[0].tasks[0][0] if self.order else None
+        """The file whose messages come next, None at the end or when the workers are killed."""
+        return self.order[0].tasks[0][0] if self.order and not self.killed else None
 
     def messages(self) -> Iterator[Message]:
         """Messages of the file that `next_path` named."""
@@ -115,6 +115,8 @@ class _Team:
             try:
                 message = self._receive(hand)
             except TimeoutError:
+                if self.killed:
+                    return
                 self._replace(hand)
                 said = f"no picture within {self.timeout:g} s"
                 message = Ended("failed", "decode", "the decoder hangs", said)

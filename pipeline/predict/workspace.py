@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.atomic import write_json
+from pipeline.atomic import unwritable, write_json
 from pipeline.errors import DescryError
 from pipeline.predict.discover import working_names
 from pipeline.predict.records import FileResult
@@ -146,7 +146,7 @@ def open_workspace(out: Path) -> Iterator[Workspace]:
         with _locked(space.partial / "lock"):
             yield space
     except OSError as error:
-        raise DescryError(f"-o {out}: {error.filename or ''}: {error.strerror}") from error
+        raise DescryError(unwritable(error, space.partial)) from error
 
 
 def _check_replaceable(out: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.atomic import unwritable
 from pipeline.convert.engine.boxes import Checked, check_boxes
-from pipeline.convert.engine.workspace import unwritable
 from pipeline.convert.records import Box, Drop, Picture, Record, Source, Unreadable
 from pipeline.errors import DescryError
 

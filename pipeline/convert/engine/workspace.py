@@ -1,6 +1,5 @@
 """The folder in which a conversion grows, and the moment it becomes the output."""
 
-import errno
 import fcntl
 import json
 import os
@@ -10,10 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.atomic import unwritable
 from pipeline.errors import DescryError
 
 FORMAT = "descry conversion"  # the value of report.json's "format"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +152,3 @@ def _explained(space: Workspace) -> Iterator[None]:
         yield
     except OSError as error:
         raise DescryError(unwritable(error, space.partial)) from error
-
-
-def unwritable(error: OSError, folder: Path) -> str:
-    """Message for an `OSError` of writing into `folder`."""
-    if error.errno in _FULL:
-        return (
-            f"{folder}: no space left to write ({error.strerror}). Free some and start the same "
-            f"command again: it goes on where it stopped"
-        )
-    return f"{error.filename or folder}: {error.strerror or error}"
