@@ -103,12 +103,12 @@ def write_detections(
 
 def ours(folder: Path) -> tuple[Callable[[], Any], Callable[[Any], Arrays]]:
     """Our own evaluation: what to time, and how its result is read."""
-    from pipeline.evaluate.metrics import CocoScore
+    from pipeline.evaluate.coco_metrics import CocoMetrics
 
     coco, results = load_coco(folder / "truth.json"), load_results(folder / "results.json")
 
-    def run() -> CocoScore:
-        score = CocoScore.between(coco, results)
+    def run() -> CocoMetrics:
+        score = CocoMetrics.between(coco, results)
         score.summary()
         return score
 
@@ -153,8 +153,8 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
 
 def full(folder: Path, resamples: int) -> dict[str, Any]:
     """All that `descry evaluate --gt --predictions` does."""
-    from pipeline.evaluate.foreign import evaluate_files
     from pipeline.evaluate.intervals import Resampling
+    from pipeline.evaluate.run import evaluate_files
 
     start = time.perf_counter()
     evaluate_files(

@@ -2,24 +2,13 @@
 
 import numpy as np
 import pytest
-from test_metrics import coco_of, found
+from evaluate_factory import NOWHERE, A, B, C, coco_of, found, matched
 
 from pipeline.evaluate import curves
-from pipeline.evaluate.confusion import confusion
+from pipeline.evaluate.coco_matching import above
+from pipeline.evaluate.coco_metrics import CocoMetrics
 from pipeline.evaluate.error_kinds import counts, find_errors, gains
-from pipeline.evaluate.matching import above, match
-from pipeline.evaluate.metrics import CocoScore
-from pipeline.evaluate.resample import Weighted
-from pipeline.evaluate.subgroups import subgroups
-from pipeline.evaluate.tables import Found, Truth
-
-A, B, C = [10, 10, 40, 40], [100, 100, 50, 50], [20, 20, 30, 30]
-NOWHERE = [150, 10, 20, 20]
-
-
-def matched(coco, results):
-    truth = Truth.of(coco)
-    return match(truth, Found.of(truth, results))
+from pipeline.evaluate.weighted import WeightedMetrics, subgroups
 
 
 @pytest.fixture
@@ -97,12 +86,12 @@ def test_image_roc_and_auc_by_hand(case):
     assert rows == [(None, 0, 0), (0.9, 0, 0.5), (0.8, 0.5, 0.5), (0.7, 0.5, 1), (None, 1, 1)]
     # Pairs won: image 1 over both negatives, image 2 over the empty one: 3 of 4.
     ones = np.ones(4, dtype=int)
-    figures = Weighted([matches], [0.75]).figures(ones, ones)
+    figures = WeightedMetrics([matches], [0.75]).figures(ones, ones)
     assert figures["image_auc"] == 0.75
     assert (figures["image_sensitivity"], figures["image_specificity"]) == (0.5, 0.5)
     tied = matched(coco, [found(1, 1, A, 0.5), found(3, 1, A, 0.5)])
     # image 1: one tie, one win; image 2 (nothing found): one loss, one tie: (1/2 + 1 + 1/2) / 4
-    assert Weighted([tied], [0.5]).figures(ones, ones)["image_auc"] == 0.5
+    assert WeightedMetrics([tied], [0.5]).figures(ones, ones)["image_auc"] == 0.5
 
 
 def test_calibration_by_hand(case):
@@ -138,7 +127,8 @@ def test_confusion_by_hand():
     )
     at_point = above(matches, 0.5)
     table = {
-        (r["true"], r["predicted"]): r["count"] for r in confusion(at_point.truth, at_point.found)
+        (r["true"], r["predicted"]): r["count"]
+        for r in curves.confusion(at_point.truth, at_point.found)
     }
     assert {pair for pair, count in table.items() if count} == {
         ("a", "a"),
@@ -202,7 +192,7 @@ def test_subgroups_are_the_figures_of_their_images_alone(case):
     ages = (17, 40, 59.5, 80)
     for image, age, sex in zip(coco["images"], ages, "FMFM", strict=True):
         image["attributes"] = {"age": age, "sex": sex, "mask": "a/b.png"}
-    rows = subgroups(CocoScore(matches), coco["images"], 0.5)
+    rows = subgroups(CocoMetrics(matches), coco["images"], 0.5)
     named = {(r["attribute"], r["value"]): r for r in rows}
     assert [v for a, v in named if a == "age"] == ["0-17", "40-59", "80+"]
     assert {a for a, _ in named} == {"size", "age", "sex"}
@@ -211,7 +201,7 @@ def test_subgroups_are_the_figures_of_their_images_alone(case):
     assert (women["sensitivity"], women["fp_per_image"]) == (0.5, 1.0)
     alone = {**coco, "images": coco["images"][::2], "annotations": coco["annotations"][:2]}
     kept = [found(1, 1, A, 0.9), found(3, 1, NOWHERE, 0.8), found(1, 1, NOWHERE, 0.7)]
-    assert women["AP"] == CocoScore.between(alone, [*kept, found(1, 1, A, 0.3)]).value("AP")
+    assert women["AP"] == CocoMetrics.between(alone, [*kept, found(1, 1, A, 0.3)]).value("AP")
     assert named["age", "80+"]["AP"] is None and named["age", "80+"]["objects"] == 0
     medium = named["size", "medium"]  # A and B; C (900 px^2) is small
     assert (medium["objects"], medium["sensitivity"]) == (2, 0.5)

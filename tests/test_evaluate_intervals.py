@@ -2,22 +2,16 @@
 
 import numpy as np
 import pytest
+from evaluate_factory import A, B, coco_of, found, matched
 from hypothesis import given, settings
-from test_metrics import cases, coco_of, found
+from test_coco_metrics import cases
 
-from pipeline.evaluate.intervals import Resampling, Units, compare, intervals
-from pipeline.evaluate.matching import match
-from pipeline.evaluate.metrics import CocoScore
-from pipeline.evaluate.resample import FIGURES, Weighted
-from pipeline.evaluate.tables import Found, Truth
+from pipeline.evaluate.coco_metrics import CocoMetrics
+from pipeline.evaluate.compare import compare_matches
+from pipeline.evaluate.intervals import Resampling, Units, intervals
+from pipeline.evaluate.weighted import FIGURES, WeightedMetrics
 
-A, B = [10, 10, 40, 40], [100, 100, 50, 50]
 TWO = Units("patient", np.array([0, 1]))
-
-
-def matched(coco, results):
-    truth = Truth.of(coco)
-    return match(truth, Found.of(truth, results))
 
 
 def copies(coco, results, times):
@@ -41,18 +35,18 @@ def test_weights_are_copies_of_images(case):
     # Distinct scores: among equal ones, copies would stand together and weights would not matter.
     for row, score in zip(results, rng.permutation(len(results)), strict=True):
         row["score"] = (int(score) + 1) / (len(results) + 1)
-    weighted = Weighted([matched(coco, results)], [0.5])
+    weighted = WeightedMetrics([matched(coco, results)], [0.5])
     for times in ([1, 1, 1, 1, 1], [2, 0, 1, 3, 1]):
         weights = np.array(times)
         figures = weighted.figures(weights, weights)
         more = copies(coco, results, times)
-        score = CocoScore.between(*more)
+        score = CocoMetrics.between(*more)
         for name in ("AP", "AP50", "AP75", "AR100"):
             expected = score.value(name)
             assert np.isnan(figures[name]) if expected is None else True
             assert expected is None or figures[name] == pytest.approx(expected, abs=5.1e-7)
         ones = np.ones(sum(times), dtype=int)
-        alike = Weighted([matched(*more)], [0.5]).figures(ones, ones)
+        alike = WeightedMetrics([matched(*more)], [0.5]).figures(ones, ones)
         assert figures == pytest.approx(alike, nan_ok=True)
 
 
@@ -121,7 +115,7 @@ def test_a_run_does_not_differ_from_itself():
     coco = coco_of([[(1, *A)], [(2, *B)], []] * 4)
     rows = [found(i, 1 + i % 2, A, round(0.1 * (i % 4), 1)) for i in range(1, 13)]
     run, units = matched(coco, rows), Units("image", np.arange(12))
-    for row in compare((run, run), (0.1, 0.1), units, Resampling(30)).values():
+    for row in compare_matches((run, run), (0.1, 0.1), units, Resampling(30)).values():
         assert (row["difference"], row["low"], row["high"], row["p"]) == (0, 0, 0, 1)
 
 
@@ -129,14 +123,18 @@ def test_a_clearly_better_run_is_seen():
     coco = coco_of([[(1, *A)]] * 12)
     worse = matched(coco, [found(i, 1, A, 0.9) for i in range(1, 5)])
     better = matched(coco, [found(i, 1, A, 0.9) for i in range(1, 12)])
-    table = compare((worse, better), (0.5, 0.5), Units("image", np.arange(12)), Resampling(200))
+    table = compare_matches(
+        (worse, better), (0.5, 0.5), Units("image", np.arange(12)), Resampling(200)
+    )
     row = table["sensitivity"]
     assert (row["a"], row["b"], row["difference"]) == (0.333333, 0.916667, 0.583333)
     assert 0 < row["low"] < row["difference"] < row["high"] < 1
     # Seven images differ, all in favour of b: by chance 2 of 2^7 swaps do that, p = .016.
     assert row["p"] < 0.05
     assert table["AP"]["low"] > 0 and table["AP"]["p"] < 0.05
-    back = compare((better, worse), (0.5, 0.5), Units("image", np.arange(12)), Resampling(200))
+    back = compare_matches(
+        (better, worse), (0.5, 0.5), Units("image", np.arange(12)), Resampling(200)
+    )
     assert back["sensitivity"]["difference"] == -row["difference"]
     assert back["sensitivity"]["high"] < 0
 
@@ -148,7 +146,7 @@ def test_the_permutation_test_by_hand():
     runs = (matched(coco, []), matched(coco, [found(i, 1, A, 0.9) for i in (1, 2)]))
     draws = np.random.default_rng((0, 1))
     alike = sum(draws.integers(0, 2, 2).sum() != 1 for _ in range(20))
-    row = compare(runs, (0.5, 0.5), TWO, Resampling(20))["sensitivity"]
+    row = compare_matches(runs, (0.5, 0.5), TWO, Resampling(20))["sensitivity"]
     assert row["difference"] == 1 and row["p"] == round((1 + alike) / 21, 6)
     assert 0 < alike < 20
 
@@ -157,7 +155,7 @@ def test_each_run_has_its_own_operating_point():
     coco = coco_of([[(1, *A)], [(1, *A)], []])
     rows = [found(i, 1, A, 0.4) for i in (1, 2)]
     run, units = matched(coco, rows), Units("image", np.arange(3))
-    table = compare((run, run), (0.5, 0.3), units, Resampling(5))
+    table = compare_matches((run, run), (0.5, 0.3), units, Resampling(5))
     assert (table["sensitivity"]["a"], table["sensitivity"]["b"]) == (0, 1)
     assert (table["image_sensitivity"]["a"], table["image_sensitivity"]["b"]) == (0, 1)
     assert table["AP"]["difference"] == 0

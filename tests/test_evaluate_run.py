@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
@@ -22,9 +22,8 @@ from pipeline.data.intensity import Intensity
 from pipeline.data.results import iterate_results, write_results
 from pipeline.errors import DescryError
 from pipeline.evaluate.compare import as_text, compare_runs, truth_of, write_comparison
-from pipeline.evaluate.foreign import evaluate_files
 from pipeline.evaluate.intervals import Resampling
-from pipeline.evaluate.run import evaluate
+from pipeline.evaluate.run import evaluate, evaluate_files
 
 ROOT = Path(__file__).parents[1]
 HOW = Resampling(resamples=20)
@@ -260,6 +259,7 @@ def test_what_is_not_a_json_list_is_refused(tmp_path, text, words):
         list(iterate_results(tmp_path / "p.json"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=5), st.sampled_from([None, 1, "\t"]))
 def test_a_list_is_read_one_by_one_as_json_reads_it(scores, indent):
     rows = [{**GOOD, "score": score, "note": {"a, ]": ["[", "}"]}} for score in scores]

@@ -7,22 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from evaluate_factory import NOWHERE as ELSEWHERE
+from evaluate_factory import A, B, coco_of, found
 from PIL import Image
 from predict_factory import rows_of
 from run_factory import make_run
-from test_metrics import coco_of, found
 from train_factory import SETTINGS, SPEC, run
 
 from pipeline.data.coco import write_coco
 from pipeline.data.index import CocoIndex
+from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
 from pipeline.evaluate.compare import compare_runs
-from pipeline.evaluate.figures import Evaluation
+from pipeline.evaluate.evaluation import Evaluation, details, tables
 from pipeline.evaluate.intervals import Resampling
-from pipeline.evaluate.metrics import LEAST_OBJECTS, operating_point
-from pipeline.evaluate.outputs import details, tables
+from pipeline.evaluate.operating_point import LEAST_OBJECTS, validate
 from pipeline.evaluate.pictures import draw_pictures
 from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.tables import Found, Truth
 from pipeline.models.inference import detect_split
 from pipeline.models.saved import SavedModel
 from pipeline.models.thresholds import OperatingPoint
@@ -31,7 +31,6 @@ from pipeline.predict.run import predict_folder
 from pipeline.report.page import write_page
 from pipeline.report.run import Run
 
-A, B, ELSEWHERE = [10, 10, 40, 40], [100, 100, 50, 50], [150, 10, 20, 20]
 HOW = Resampling(resamples=5)
 
 
@@ -68,7 +67,7 @@ def test_each_class_has_the_highest_f1_of_its_own(tmp_path):
     # b: .3 gives 40/(20+20) = 1, .2 gives 40/(21+20).
     rows += hits(21, 20, 2, 0.3) + misses(1, 2, 0.2)
     # Together: .571, .421, .5, then 80/(60+40) = .8 at .3, 80/(61+40).
-    point = operating_point(split(tmp_path / "val.json", (20, 20)), rows)
+    _, point = validate(split(tmp_path / "val.json", (20, 20)), rows)
     words = "highest F1 at IoU 0.5 on the validation split"
     assert (point.threshold, point.source) == (0.3, f"{words} (0.800, 40 objects)")
     assert point.by_class == {"a": 0.8, "b": 0.3}
@@ -78,7 +77,7 @@ def test_each_class_has_the_highest_f1_of_its_own(tmp_path):
     }
     assert OperatingPoint.read(json.loads(json.dumps(point.recorded())), 0.3) == point
     shuffled = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
-    assert operating_point(tmp_path / "val.json", shuffled) == point
+    assert validate(tmp_path / "val.json", shuffled)[1] == point
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_without_evidence_a_class_keeps_the_threshold_of_all(
     tmp_path, objects, crowds, detections, threshold, why
 ):
     path = split(tmp_path / "val.json", (objects, 100), crowds=crowds)
-    point = operating_point(path, detections + hits(objects + 1, 100, 2, 0.3))
+    _, point = validate(path, detections + hits(objects + 1, 100, 2, 0.3))
     assert point.threshold == 0.3 and point.by_class == {"a": threshold, "b": 0.3}
     assert why in point.sources["a"]["source"]
     assert point.sources["a"]["objects"] == objects - crowds
@@ -106,7 +105,7 @@ def test_of_equal_f1_the_highest_threshold_is_taken(tmp_path):
     # a: .9 gives 2*10/(10+20) = 2/3, .5 gives 2*20/(40+20) = 2/3. b alike.
     rows = hits(1, 10, 1, 0.9) + hits(11, 10, 1, 0.5) + misses(20, 1, 0.5)
     rows += hits(21, 10, 2, 0.8) + hits(31, 10, 2, 0.4) + misses(20, 2, 0.4)
-    point = operating_point(split(tmp_path / "val.json", (20, 20)), rows)
+    _, point = validate(split(tmp_path / "val.json", (20, 20)), rows)
     assert point.by_class == {"a": 0.9, "b": 0.8}
     # Together: 20/50, 40/60 at .8, 60/100 at .5, 80/120 at .4.
     assert point.threshold == 0.8
@@ -117,10 +116,10 @@ def test_one_class_alone_has_the_threshold_of_all(tmp_path, objects):
     path = split(tmp_path / "val.json", (objects,), names=("a",))
     rows = hits(1, objects, 1, 0.7) + misses(3, 1, 0.6)
     for results in (rows, misses(3, 1, 0.6), []):
-        point = operating_point(path, results)
+        _, point = validate(path, results)
         assert point.by_class == {"a": point.threshold}
         assert point.sources == {"a": {"objects": objects, "source": point.source}}
-    assert operating_point(path, rows).threshold == 0.7
+    assert validate(path, rows)[1].threshold == 0.7
 
 
 def test_the_evaluation_takes_the_lowest_score_of_each_class(tmp_path):
@@ -135,7 +134,7 @@ def test_the_evaluation_takes_the_lowest_score_of_each_class(tmp_path):
     ]
     (tmp_path / "gt.json").write_text("{}")
     point = OperatingPoint(0.6, "chosen", {"b": 0.2}, {"b": {"objects": 30, "source": "own"}})
-    packed = Found.of(Truth.of(coco), rows)
+    packed = Predictions.of(GroundTruth.of(coco), rows)
     evaluation = Evaluation("toy", tmp_path / "gt.json", coco, packed, point, HOW)
     said = details(evaluation)
     assert said["operating_point"] == {
@@ -200,7 +199,7 @@ def test_every_model_of_a_training_carries_its_own(squares, trained):
     index = CocoIndex(squares / "annotations/val.json", squares / "images")
     for name in ("model.pt", "last.pt", "best.pt"):
         model = SavedModel.load(trained / name)
-        again = operating_point(index.path, detect_split(model, index, batch_size=2))
+        _, again = validate(index.path, detect_split(model, index, batch_size=2))
         assert again.recorded().items() <= model.meta.items()
         assert model.score_threshold == again.threshold
         bright, dim = again.by_class["bright"], again.by_class["dim"]
@@ -251,7 +250,7 @@ def test_pictures_show_the_boxes_that_count(squares, trained, tmp_path):
 
     def drawn(results, **by_class):
         point = OperatingPoint(0.4, "chosen", by_class)
-        draw_pictures(index, results, model, point, tmp_path, 1)
+        draw_pictures(index, results, model.intensity, point, tmp_path, 1)
         return (tmp_path / "000001.png").read_bytes()
 
     assert drawn(rows, dim=0.6) == drawn(rows[:1], dim=0.6)

@@ -14,7 +14,7 @@ from pipeline.convert import convert, open_source
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
 from pipeline.data.loader import LoaderPlan, training_loader
-from pipeline.evaluate.metrics import CocoScore
+from pipeline.evaluate.coco_metrics import CocoMetrics
 from pipeline.models.build import BACKBONES, DetectorSpec, build_detector
 from pipeline.models.inference import detect_split
 from pipeline.models.saved import SavedModel
@@ -71,4 +71,4 @@ def test_eight_images_are_learnt_by_heart(backbone, eight):
         "score_threshold": 0.05,
     }
     rows = detect_split(SavedModel(detector, spec, about), eight)
-    assert CocoScore.of(eight.path, rows).summary()["AP50"] > 0.95
+    assert CocoMetrics.of(eight.path, rows).summary()["AP50"] > 0.95

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.data.coco import write_coco
 from pipeline.data.intensity import Intensity
-from pipeline.evaluate.metrics import CocoScore, operating_point
+from pipeline.evaluate.operating_point import validate
 from pipeline.models.build import DetectorSpec
 from pipeline.train.run import train
 from pipeline.train.schedule import Optimisation
@@ -27,7 +27,9 @@ SETTINGS = Settings(
     augment="flip",
     seed=0,
 )
-JUDGE = Judge(lambda truth, rows: CocoScore.of(truth, rows).summary(), operating_point)
+JUDGE = Judge(
+    lambda truth, rows: validate(truth, rows)[0], lambda truth, rows: validate(truth, rows)[1]
+)
 SAME = ("model.pt", "last.pt", "best.pt", "history.csv", "about.json")  # in equal runs
 
 

@@ -1,20 +1,29 @@
-"""Two runs on the same test set: is one better, or is it chance?"""
+"""Two runs on the same test set: is one better, or is it chance?
+
+Intervals of differences are those of the bootstrap, p-values those of a permutation test: B. Efron
+and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 15.
+"""
 
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.atomic import write_csv, write_json
 from pipeline.data.coco import load_coco
 from pipeline.errors import DescryError
-from pipeline.evaluate.figures import limits_of
-from pipeline.evaluate.foreign import read_found
-from pipeline.evaluate.intervals import DEFAULT, Resampling, Units, compare
-from pipeline.evaluate.matching import match
-from pipeline.evaluate.tables import Truth
+from pipeline.evaluate.coco_arrays import GroundTruth
+from pipeline.evaluate.coco_matching import Limit, Matches, match
+from pipeline.evaluate.coco_metrics import rounded
+from pipeline.evaluate.evaluation import limits_of
+from pipeline.evaluate.intervals import DEFAULT, Resampling, Units, draws, percentiles
+from pipeline.evaluate.run import read_found
+from pipeline.evaluate.weighted import FIGURES, WeightedMetrics
 from pipeline.models.thresholds import OperatingPoint
 
+_EQUAL = 1e-12  # differences closer than this are rounding
 COLUMNS = ("figure", "a", "b", "difference", "low", "high", "p")
 
 
@@ -37,7 +46,7 @@ def compare_runs(truth: Path, a: Path, b: Path, how: Resampling = DEFAULT) -> di
     coco = load_coco(truth)
     now = hashlib.sha256(truth.read_bytes()).hexdigest()
     points = [_operating_point(run, truth, now) for run in (a, b)]
-    packed, units = Truth.of(coco), Units.of(coco["images"])
+    packed, units = GroundTruth.of(coco), Units.of(coco["images"])
     limits = (limits_of(points[0], packed), limits_of(points[1], packed))
     one, two = (match(packed, read_found(_results(run), coco)) for run in (a, b))
     return {
@@ -54,8 +63,66 @@ def compare_runs(truth: Path, a: Path, b: Path, how: Resampling = DEFAULT) -> di
         "seed": how.seed,
         "thresholds": [point.threshold if point else None for point in points],
         "class_thresholds": [dict(point.by_class) if point else {} for point in points],
-        "figures": compare((one, two), limits, units, how),
+        "figures": compare_matches((one, two), limits, units, how),
     }
+
+
+def compare_matches(
+    runs: tuple[Matches, Matches],
+    limits: tuple[Limit | None, Limit | None],
+    units: Units,
+    how: Resampling,
+) -> dict[str, dict[str, float | None]]:
+    """Two runs on the same images: each figure, the difference b - a, its interval and p-value.
+
+    The interval is that of the difference in resamples common to both runs. The p-value is that
+    of a permutation test: under the hypothesis that the runs are alike, the detections of any
+    patient could as well be the other run's. Swapping them at random for each patient shows how
+    large a difference chance makes; p is the share of swaps with a difference at least as large
+    (two-sided, (1 + count) / (1 + swaps)).
+    """
+    weighted = WeightedMetrics(runs, limits)
+    ones = np.ones(len(units.of_image), dtype=np.int64)
+    none = np.zeros_like(ones)
+    a, b = _both(weighted, ones, none, ones)
+    drawn = [_difference(weighted, w, np.zeros_like(w), w) for w in draws(units, how)]
+    rng = np.random.default_rng((how.seed, 1))
+    swaps = (rng.integers(0, 2, units.count)[units.of_image] for _ in range(how.resamples))
+    swapped = [_difference(weighted, 1 - s, s, ones) for s in swaps]
+    spread, chance = (np.array(v).reshape(-1, len(FIGURES)) for v in (drawn, swapped))
+    return {
+        name: _row(a[i], b[i], spread[:, i], chance[:, i], how.level)
+        for i, name in enumerate(FIGURES)
+    }
+
+
+def _both(
+    weighted: WeightedMetrics, own: np.ndarray, other: np.ndarray, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Figures of two systems: of each image, `own` is the weight of its own run's detections."""
+    one = weighted.figures(np.concatenate([own, other]), truth)
+    two = weighted.figures(np.concatenate([other, own]), truth)
+    return np.array(list(one.values())), np.array(list(two.values()))
+
+
+def _difference(
+    weighted: WeightedMetrics, own: np.ndarray, other: np.ndarray, truth: np.ndarray
+) -> np.ndarray:
+    one, two = _both(weighted, own, other, truth)
+    return two - one
+
+
+def _row(
+    a: float, b: float, spread: np.ndarray, chance: np.ndarray, level: float
+) -> dict[str, float | None]:
+    difference = b - a
+    low, high = percentiles(spread, level) or (None, None)
+    known = np.abs(chance[~np.isnan(chance)])
+    p = (1 + (known >= abs(difference) - _EQUAL).sum()) / (1 + len(known)) if len(known) else None
+    figures = {"a": a, "b": b, "difference": difference, "low": low, "high": high, "p": p}
+    if np.isnan(difference):
+        figures |= dict.fromkeys(("low", "high", "p"))
+    return {name: rounded(value) for name, value in figures.items()}
 
 
 def _results(run: Path) -> Path:

@@ -1,25 +1,28 @@
-"""Curves over the score threshold, all at IoU 0.5: F1, FROC, ROC of images, calibration."""
+"""Curves over the score threshold and the confusion matrix, all at IoU 0.5."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from pipeline.evaluate.matching import HIT, IGNORED, Matches
-from pipeline.evaluate.metrics import by_threshold, rounded
+from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
+from pipeline.evaluate.coco_matching import AREAS, HIT, IGNORED, Matches, match
+from pipeline.evaluate.coco_metrics import rounded
+from pipeline.evaluate.operating_point import by_threshold
 
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false positives per image
 BINS = 10
 LONGEST = 1000  # rows of a curve's file
+BACKGROUND = "background"
 
 
 def f1_confidence(matches: Matches) -> list[dict[str, Any]]:
     """Precision, recall and F1 at thresholds 0.00 to 1.00, classes pooled and one by one."""
     truth = matches.truth
-    rows = _f1_rows("all", matches, None, int((~truth.crowd).sum()))
+    rows = _f1_rows("all", matches, None, int(truth.objects.sum()))
     for k, (_, name) in enumerate(truth.categories):
-        rows += _f1_rows(name, matches, k, int((~truth.crowd & (truth.label == k)).sum()))
+        rows += _f1_rows(name, matches, k, int(truth.objects[k]))
     return rows
 
 
@@ -63,7 +66,7 @@ class Froc:
     @classmethod
     def of(cls, matches: Matches) -> "Froc | None":
         """The curve; None without images or objects."""
-        objects = int((~matches.truth.crowd).sum())
+        objects = int(matches.truth.objects.sum())
         if not objects:
             return None
         scores, hits, misses = by_threshold(matches)
@@ -164,6 +167,32 @@ def calibration(matches: Matches) -> tuple[list[dict[str, Any]], float | None]:
     ]
     gap = float((count * np.abs(mean - precision)).sum())
     return rows, rounded(gap / len(score)) if len(score) else None
+
+
+def confusion(truth: GroundTruth, found: Predictions) -> list[dict[str, Any]]:
+    """Pairs of true and predicted class at IoU 0.5.
+
+    Classes are disregarded in the matching, which is otherwise COCO's. A detection without
+    object was found in the background; an object without detection was taken for it.
+    """
+    kept = found.where(np.lexsort((-found.score, found.image)))  # as if of one class
+    one = replace(truth, label=np.zeros_like(truth.label), categories=((1, "any"),))
+    blind = replace(kept, label=np.zeros_like(kept.label))
+    pairs = match(one, blind, np.array([0.5]), {"all": AREAS["all"]})
+    names = [name for _, name in truth.categories] + [BACKGROUND]
+    none = truth.classes
+    true = np.append(truth.label, none)[pairs.partner]  # partner -1: the background
+    counted = pairs.status[0, 0] != IGNORED
+    table = np.zeros((none + 1, none + 1), dtype=np.int64)
+    np.add.at(table, (true[counted], kept.label[counted]), 1)
+    missed = truth.label[~truth.crowd & ~pairs.taken[:, 0, 0]]
+    np.add.at(table, (missed, none), 1)
+    return [
+        {"true": names[i], "predicted": names[j], "count": int(table[i, j])}
+        for i in range(none + 1)
+        for j in range(none + 1)
+        if (i, j) != (none, none)
+    ]
 
 
 def _thinned(names: Sequence[str], columns: Sequence[np.ndarray]) -> list[dict[str, Any]]:

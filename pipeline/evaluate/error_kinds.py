@@ -12,10 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluate.average import at_recalls, ranking
-from pipeline.evaluate.matching import HIT, IGNORED, MISS, Matches
-from pipeline.evaluate.metrics import rounded
-from pipeline.evaluate.overlap import overlaps
+from pipeline.evaluate.coco_matching import HIT, IGNORED, MISS, Matches, overlaps
+from pipeline.evaluate.coco_metrics import RankedOutcomes, ranking, rounded
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 KINDS = ("localisation", "class", "both", "duplicate", "background", "missed")
@@ -138,8 +136,8 @@ def _ap50(
     for k in range(matches.truth.classes):
         objects = int((counted & (matches.truth.label == k)).sum())
         if objects:
-            outcome = status[ranking(matches.found.score, label == k)]
-            hits = np.flatnonzero(outcome == HIT)
-            so_far = np.cumsum(outcome != IGNORED)[hits]
-            values.append(at_recalls(np.arange(1, len(hits) + 1), so_far, objects).mean())
+            rows = ranking(matches.found.score, label == k)
+            outcomes = RankedOutcomes.of(status[None, rows])
+            precision, _ = outcomes.curves(np.ones(len(rows), dtype=np.int64), objects)
+            values.append(precision.mean())
     return float(np.mean(values)) if values else None

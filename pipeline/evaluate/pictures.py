@@ -1,26 +1,39 @@
-"""Predictions drawn beside the ground truth, for the first images of a split."""
+"""Pictures: whole images beside their ground truth, and crops of where it fails and succeeds."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pipeline.atomic import replacing
+from pipeline.atomic import replacing, write_csv
 from pipeline.data.draw import COLOURS, draw_boxes, side_by_side
 from pipeline.data.index import CocoIndex
+from pipeline.data.intensity import Intensity
 from pipeline.data.pixels import load_pixels
-from pipeline.models.saved import SavedModel
+from pipeline.evaluate.coco_matching import Matches, paired_iou
+from pipeline.evaluate.coco_metrics import rounded
+from pipeline.evaluate.error_kinds import KINDS, Errors
+from pipeline.evaluate.evaluation import Evaluation
 from pipeline.models.thresholds import OperatingPoint
 
 SIDE = 640  # px, the longer side of one drawn image
+COLUMNS = ("rank", "kind", "error", "image_id", "file_name", "class", "score", "iou", "picture")
+CROP_SIDE = 288  # px, the longer side of a crop
+LINE = 2  # px
+CONTEXT = 1.0  # of the box's longer side, on each side of it
+LEAST = 48  # px of the image, the smallest window
+PER_IMAGE = 3  # of one kind, so that one bad image does not fill the gallery
+TRUE, FOUND = COLOURS[2], COLOURS[4]
 
 
 def draw_pictures(
     index: CocoIndex,
     results: Sequence[dict],
-    model: SavedModel,
+    intensity: Intensity,
     point: OperatingPoint,
     out: Path,
     count: int,
@@ -41,17 +54,14 @@ def draw_pictures(
             for row in results
             if row["image_id"] == image_id and row["score"] >= lowest[row["category_id"]]
         ]
-        page = _picture(index, i, mine, model, f"prediction, score >= {span}")
-        stream = io.BytesIO()
-        page.save(stream, "PNG")
-        with replacing(out / f"{image_id:06d}.png", "wb") as file:
-            file.write(stream.getvalue())
+        page = _picture(index, i, mine, intensity, f"prediction, score >= {span}")
+        _save(page, out / f"{image_id:06d}.png")
 
 
 def _picture(
-    index: CocoIndex, i: int, found: Sequence[dict], model: SavedModel, title: str
+    index: CocoIndex, i: int, found: Sequence[dict], intensity: Intensity, title: str
 ) -> Image.Image:
-    pixels = load_pixels(index, i, model.intensity)
+    pixels = load_pixels(index, i, intensity)
     scale = SIDE / max(pixels.shape[:2])
     size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
     canvas = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
@@ -71,3 +81,133 @@ def _picture(
 
 def _colours(classes: Iterable[int]) -> list[tuple[int, int, int]]:
     return [COLOURS[k % len(COLOURS)] for k in classes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Crop:
+    """One crop to be made; `box` is x, y, width, height in pixels."""
+
+    kind: str
+    error: str
+    image: int
+    label: int
+    box: np.ndarray
+    score: float | None
+    iou: float | None
+
+
+def draw_gallery(
+    index: CocoIndex, evaluation: Evaluation, out: Path, *, count: int, intensity: Intensity
+) -> None:
+    """Write ``index.csv`` and its PNGs: up to `count` of each kind, at the operating point.
+
+    Images with the most mistakes (false positives and missed objects) come first. Inside an
+    image come the surest false positives, the largest missed objects and the true positives that
+    fit worst first.
+    """
+    matches, errors = evaluation.at_point, evaluation.errors
+    assert matches is not None and errors is not None, "without operating point no gallery"
+    rows = []
+    for items in (_false(matches, errors), _missed(matches, errors), _true(matches)):
+        for rank, item in enumerate(_chosen(items, matches, errors, count), start=1):
+            name = f"{item.kind}_{rank:03d}.png"
+            _save(_crop(index, matches, item, intensity), out / name)
+            row = [rank, item.kind, item.error, int(index.image_ids[item.image])]
+            row += [index.file_name(item.image), index.categories[item.label][1]]
+            rows.append([*row, *("" if v is None else v for v in (item.score, item.iou)), name])
+    write_csv(out / "index.csv", COLUMNS, rows)
+
+
+def _chosen(items: list[_Crop], matches: Matches, errors: Errors, count: int) -> Iterator[_Crop]:
+    """The first `count`, worst images first, at most `PER_IMAGE` of one image."""
+    bad = np.bincount(matches.found.image[errors.kind >= 0], minlength=matches.truth.images)
+    bad += np.bincount(matches.truth.image[errors.missed], minlength=matches.truth.images)
+    seen: dict[int, int] = {}
+    for item in sorted(items, key=lambda item: (-bad[item.image], item.image)):  # stable
+        if count <= 0:
+            return
+        seen[item.image] = seen.get(item.image, 0) + 1
+        if seen[item.image] <= PER_IMAGE:
+            count -= 1
+            yield item
+
+
+def _false(matches: Matches, errors: Errors) -> list[_Crop]:
+    rows = np.flatnonzero(errors.kind >= 0)
+    rows = rows[np.argsort(-matches.found.score[rows], kind="stable")]
+    kinds = [KINDS[kind] for kind in errors.kind[rows]]
+    return [
+        _detected("false_positive", kind, matches, i, errors.overlap[i])
+        for i, kind in zip(rows.tolist(), kinds, strict=True)
+    ]
+
+
+def _true(matches: Matches) -> list[_Crop]:
+    rows = np.flatnonzero(matches.partner >= 0)
+    partner = matches.partner[rows]
+    truth = matches.truth
+    iou = paired_iou(matches.found.boxes[rows], truth.boxes[partner], truth.crowd[partner])
+    order = np.argsort(iou, kind="stable")
+    return [
+        _detected("true_positive", "", matches, i, overlap)
+        for i, overlap in zip(rows[order].tolist(), iou[order], strict=True)
+    ]
+
+
+def _detected(kind: str, error: str, matches: Matches, i: int, iou: float) -> _Crop:
+    found = matches.found
+    score, label = float(found.score[i]), int(found.label[i])
+    overlap = rounded(iou) if iou else None
+    return _Crop(kind, error, int(found.image[i]), label, found.boxes[i], score, overlap)
+
+
+def _missed(matches: Matches, errors: Errors) -> list[_Crop]:
+    truth = matches.truth
+    rows = np.flatnonzero(errors.missed)
+    rows = rows[np.argsort(-truth.area[rows], kind="stable")]
+    return [
+        _Crop(
+            "missed",
+            "missed",
+            int(truth.image[i]),
+            int(truth.label[i]),
+            truth.boxes[i],
+            None,
+            rounded(errors.reach[i]) if errors.reach[i] else None,
+        )
+        for i in rows
+    ]
+
+
+def _crop(index: CocoIndex, matches: Matches, item: _Crop, intensity: Intensity) -> Image.Image:
+    """The surroundings of a box with the ground truth and the detection drawn."""
+    pixels = load_pixels(index, item.image, intensity)
+    left, top, right, bottom = window(item.box, pixels.shape[1], pixels.shape[0])
+    part = Image.fromarray(pixels[top:bottom, left:right])
+    scale = CROP_SIDE / max(part.size)
+    size = (max(1, round(part.width * scale)), max(1, round(part.height * scale)))
+    canvas = np.asarray(part.resize(size, Image.Resampling.LANCZOS))
+    boxes = matches.truth.boxes[matches.truth.image == item.image]
+    colours: list[Any] = [TRUE] * len(boxes)
+    if item.score is not None:
+        boxes, colours = np.vstack([boxes, item.box]), [*colours, FOUND]
+    xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    xyxy = (xyxy - (left, top, left, top)) * scale
+    return draw_boxes(canvas, xyxy, [""] * len(boxes), colours, line=LINE)
+
+
+def window(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the surroundings of a box, inside the image."""
+    x, y, w, h = box.tolist()
+    side = max(max(w, h) * (1 + 2 * CONTEXT), LEAST)
+    left, top = (max(0, round(c - side / 2)) for c in (x + w / 2, y + h / 2))
+    left, top = min(left, width - 1), min(top, height - 1)
+    right = max(left + 1, min(width, round(x + w / 2 + side / 2)))
+    return left, top, right, max(top + 1, min(height, round(y + h / 2 + side / 2)))
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    with replacing(path, "wb") as file:
+        file.write(stream.getvalue())

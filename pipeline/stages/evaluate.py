@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import DatasetName, Params
-from pipeline.evaluate.foreign import evaluate_files as run_files
 from pipeline.evaluate.run import evaluate as run
+from pipeline.evaluate.run import evaluate_files as run_files
 from pipeline.models.saved import SavedModel
 from pipeline.stages import DATASETS, RUNS
 from pipeline.stages.compare import resampling

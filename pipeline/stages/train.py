@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.config import DatasetName, Params
 from pipeline.data.coco import load_coco
 from pipeline.data.intensity import Intensity
-from pipeline.evaluate.metrics import CocoScore, operating_point
+from pipeline.evaluate.operating_point import validate
 from pipeline.models.build import DetectorSpec
 from pipeline.stages import DATASETS, RUNS
 from pipeline.stages.machine import lasting, loader_workers, pick_device, picture_cache
@@ -22,7 +22,9 @@ def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None
     device = pick_device(params.machine.device)
     coco, out = coco or DATASETS / name / "coco", out or RUNS / name / "train"
     spec, settings = detector_spec(params, coco), train_settings(params, name)
-    judge = Judge(lambda truth, rows: CocoScore.of(truth, rows).summary(), operating_point)
+    judge = Judge(
+        lambda truth, rows: validate(truth, rows)[0], lambda truth, rows: validate(truth, rows)[1]
+    )
     machine = train_machine(params, device)
     with progress_bar("steps", find_processes(machine.devices).rank == 0) as progress:
         run(coco, out, spec, settings, judge, machine, progress)

@@ -1,8 +1,12 @@
-"""The files of an evaluation: tables as CSV, single numbers as JSON. See docs/evaluation.md."""
+"""Everything that is known of one set of detections, and the files it is written to.
+
+Tables are CSV, single numbers JSON; docs/evaluation.md says what each holds.
+"""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +14,13 @@ import numpy as np
 
 from pipeline.atomic import write_csv, write_json
 from pipeline.evaluate import curves
-from pipeline.evaluate.confusion import confusion
-from pipeline.evaluate.error_kinds import counts, find_errors, gains
-from pipeline.evaluate.figures import Evaluation
-from pipeline.evaluate.intervals import intervals
-from pipeline.evaluate.metrics import by_threshold
-from pipeline.evaluate.subgroups import subgroups
+from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
+from pipeline.evaluate.coco_matching import Matches, above, match
+from pipeline.evaluate.coco_metrics import CocoMetrics, rounded
+from pipeline.evaluate.error_kinds import Errors, counts, find_errors, gains
+from pipeline.evaluate.intervals import Resampling, Units, intervals
+from pipeline.evaluate.operating_point import by_threshold
+from pipeline.evaluate.weighted import WeightedMetrics, subgroups
 from pipeline.models.thresholds import OperatingPoint
 
 NO_THRESHOLD = "no operating point: give --threshold, a score chosen on other images than these"
@@ -28,24 +33,111 @@ EMPTY = {  # headers of the tables that may have no rows
 }
 
 
-def write_tables(evaluation: Evaluation, out: Path) -> None:
-    """Write all CSV files; None becomes an empty cell."""
+def limits_of(point: OperatingPoint | None, truth: GroundTruth) -> np.ndarray | None:
+    """The lowest score of each class that counts, (K,)."""
+    return None if point is None else np.array(list(point.lowest(truth.categories).values()))
+
+
+class Evaluation:
+    """One set of detections against one COCO file.
+
+    Parameters
+    ----------
+    name : str
+        Of the ground truth, as it is written.
+    path : Path
+        The COCO file; its hash says later whether two runs were judged by the same truth.
+    coco : mapping
+        Its content.
+    found : Predictions
+    point : OperatingPoint or None
+    how : Resampling
+
+    Attributes
+    ----------
+    matches : Matches
+        Of all detections, at all IoU thresholds and area ranges.
+    limits : array (K,) or None
+        The lowest score of each class that counts at the operating point.
+    score : CocoMetrics
+    units : Units
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        coco: Mapping[str, Any],
+        found: Predictions,
+        point: OperatingPoint | None,
+        how: Resampling,
+    ) -> None:
+        self.name, self.path, self.point, self.how = name, path, point, how
+        self.images: Sequence[Mapping[str, Any]] = coco["images"]
+        self.matches = match(GroundTruth.of(coco), found)
+        self.score = CocoMetrics(self.matches)
+        self.limits = limits_of(point, self.matches.truth)
+        self.units = Units.of(self.images)
+
+    @cached_property
+    def objects(self) -> int:
+        """Objects that count."""
+        return int(self.matches.truth.objects.sum())
+
+    @cached_property
+    def positive(self) -> np.ndarray:
+        """Whether each image holds anything, (n,), bool."""
+        return curves.image_scores(self.matches)[1]
+
+    @cached_property
+    def at_point(self) -> Matches | None:
+        """The detections at the operating point, matched."""
+        return None if self.limits is None else above(self.matches, self.limits)
+
+    @cached_property
+    def errors(self) -> Errors | None:
+        """The mistakes at the operating point."""
+        return None if self.at_point is None else find_errors(self.at_point)
+
+    @cached_property
+    def froc(self) -> curves.Froc | None:
+        """The FROC curve; None without objects."""
+        return curves.Froc.of(self.matches)
+
+    @cached_property
+    def calibration(self) -> tuple[list[dict[str, Any]], float | None]:
+        """Rows of the score bins, and the expected calibration error."""
+        return curves.calibration(self.matches)
+
+    @cached_property
+    def flat(self) -> dict[str, Any]:
+        """The figures that experiments are compared by."""
+        ones = np.ones(self.matches.truth.images, dtype=np.int64)
+        others = WeightedMetrics([self.matches], [self.limits]).figures(ones, ones)
+        figures = self.score.summary()
+        figures |= {name: rounded(v) for name, v in others.items() if name not in figures}
+        figures["froc_score"] = self.froc.score() if self.froc else None
+        figures["ece"] = self.calibration[1]
+        figures["score_threshold"] = self.point.threshold if self.point else None
+        return figures
+
+
+def write_evaluation(
+    evaluation: Evaluation, out: Path, metrics: Path, missing: Mapping[str, str] | None = None
+) -> None:
+    """Write the CSV files and ``details.json`` into `out`, the flat figures to `metrics`.
+
+    The latter stand under the name of the ground truth, as DVC's metrics; `missing` adds reasons
+    for what is not there.
+    """
     for name, rows in tables(evaluation).items():
         header = list(rows[0]) if rows else EMPTY[name]
         cells = (["" if v is None else v for v in row.values()] for row in rows)
         write_csv(out / name, header, cells)
-
-
-def write_details(evaluation: Evaluation, out: Path, missing: Mapping[str, str]) -> None:
-    """Write ``details.json``; `missing` adds reasons for what is not there."""
     content = details(evaluation)
-    content["not_available"] = not_available(evaluation) | dict(missing)
+    content["not_available"] = not_available(evaluation) | dict(missing or {})
     write_json(out / "details.json", content)
-
-
-def write_metrics(evaluation: Evaluation, path: Path) -> None:
-    """Write the flat figures under the name of the ground truth, as DVC's metrics."""
-    write_json(path, {evaluation.name: evaluation.flat})
+    write_json(metrics, {evaluation.name: evaluation.flat})
 
 
 def tables(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
@@ -55,7 +147,7 @@ def tables(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
         "per_class.csv": _per_class(evaluation),
         "precision_recall.csv": evaluation.score.precision_recall(),
         "f1_confidence.csv": curves.f1_confidence(matches),
-        "confusion.csv": confusion(at_point.truth, at_point.found) if at_point else [],
+        "confusion.csv": curves.confusion(at_point.truth, at_point.found) if at_point else [],
         "froc.csv": evaluation.froc.rows() if evaluation.froc else [],
         "roc.csv": curves.image_roc(matches),
         "calibration.csv": evaluation.calibration[0],

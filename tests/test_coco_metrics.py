@@ -6,41 +6,16 @@ import io
 
 import numpy as np
 import pytest
+from evaluate_factory import coco_of, found
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline.errors import DescryError
-from pipeline.evaluate.matching import match
-from pipeline.evaluate.metrics import SUMMARY, CocoScore, operating_point, self_test
-from pipeline.evaluate.tables import Found, Truth
-
-
-def coco_of(boxes_per_image, categories=("a", "b"), size=(200, 200)):
-    """Ground truth from a list (one entry an image) of lists of (class id, x, y, w, h)."""
-    annotations = [
-        {"image_id": i, "category_id": k, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
-        for i, boxes in enumerate(boxes_per_image, 1)
-        for k, x, y, w, h in boxes
-    ]
-    for n, annotation in enumerate(annotations, 1):
-        annotation["id"] = n
-    return {
-        "info": {},
-        "images": [
-            {"id": i, "file_name": f"{i}.png", "width": size[0], "height": size[1]}
-            for i in range(1, len(boxes_per_image) + 1)
-        ],
-        "categories": [
-            {"id": i, "name": name, "supercategory": ""} for i, name in enumerate(categories, 1)
-        ],
-        "annotations": annotations,
-    }
-
-
-def found(image_id, category_id, bbox, score):
-    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
+from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
+from pipeline.evaluate.coco_matching import match
+from pipeline.evaluate.coco_metrics import SUMMARY, CocoMetrics, self_test
 
 
 def pycocotools(coco, results):
@@ -105,7 +80,7 @@ def cases(draw):
 def test_every_figure_equals_pycocotools(case):
     coco, results = case
     precision, recall, stats = pycocotools(coco, results)
-    score = CocoScore.between(coco, results)
+    score = CocoMetrics.between(coco, results)
     np.testing.assert_allclose(score.averages.precision, precision, rtol=0, atol=1e-12)
     np.testing.assert_allclose(score.averages.recall, recall, rtol=0, atol=1e-12)
     for name, theirs in zip(SUMMARY, stats, strict=True):
@@ -125,9 +100,9 @@ def test_more_than_a_hundred_detections_and_parts_of_any_size(monkeypatch):
     ]
     precision, recall, _ = pycocotools(truth, results)
     for at_once, chunk in ((200_000, 2_000_000), (1, 50)):
-        monkeypatch.setattr("pipeline.evaluate.matching.AT_ONCE", at_once)
-        monkeypatch.setattr("pipeline.evaluate.overlap.CHUNK", chunk)
-        averages = CocoScore.between(truth, results).averages
+        monkeypatch.setattr("pipeline.evaluate.coco_matching.AT_ONCE", at_once)
+        monkeypatch.setattr("pipeline.evaluate.coco_matching.CHUNK", chunk)
+        averages = CocoMetrics.between(truth, results).averages
         np.testing.assert_allclose(averages.precision, precision, rtol=0, atol=1e-12)
         np.testing.assert_allclose(averages.recall, recall, rtol=0, atol=1e-12)
 
@@ -136,39 +111,39 @@ def test_annotation_ids_from_zero_do_no_harm():
     # pycocotools takes an object with id 0 for a missing match.
     coco = coco_of([[(1, 10, 10, 40, 40)]])
     coco["annotations"][0]["id"] = 0
-    assert CocoScore.between(coco, [found(1, 1, [10, 10, 40, 40], 0.9)]).value("AP") == 1.0
+    assert CocoMetrics.between(coco, [found(1, 1, [10, 10, 40, 40], 0.9)]).value("AP") == 1.0
 
 
 def test_a_worked_example():
     # One object; a hit at IoU 1 ranked below a miss: precision 1/2 at every recall -> AP 0.5.
     coco = coco_of([[(1, 10, 10, 40, 40)]])
     results = [found(1, 1, [100, 100, 40, 40], 0.9), found(1, 1, [10, 10, 40, 40], 0.8)]
-    score = CocoScore.between(coco, results)
+    score = CocoMetrics.between(coco, results)
     assert score.value("AP") == 0.5
     assert score.value("AR1") == 0.0  # the one detection allowed is the miss
     assert score.value("AR10") == 1.0
     # IoU 0.7 = 28/40: hits at thresholds 0.5 to 0.7, which is 5 of 10.
-    score = CocoScore.between(coco, [found(1, 1, [10, 10, 28, 40], 0.9)])
+    score = CocoMetrics.between(coco, [found(1, 1, [10, 10, 28, 40], 0.9)])
     assert (score.value("AP"), score.value("AP50"), score.value("AP75")) == (0.5, 1.0, 0.0)
 
 
 def test_no_detections_is_zero_and_no_ground_truth_is_none_with_its_count():
     coco = coco_of([[(1, 10, 10, 40, 40)], []])
-    figures = CocoScore.between(coco, []).summary()
+    figures = CocoMetrics.between(coco, []).summary()
     assert figures["AP"] == 0.0 and figures["AR100"] == 0.0
     assert figures["AP_small"] is None and figures["objects_small"] == 0
     assert figures["objects_medium"] == 1 and figures["images"] == 2
-    assert CocoScore.between(coco_of([[], []]), []).summary()["AP"] is None
+    assert CocoMetrics.between(coco_of([[], []]), []).summary()["AP"] is None
 
 
 def test_an_area_on_the_border_counts_for_both_sizes_as_in_coco():
-    figures = CocoScore.between(coco_of([[(1, 10, 10, 32, 32)]]), []).summary()
+    figures = CocoMetrics.between(coco_of([[(1, 10, 10, 32, 32)]]), []).summary()
     assert (figures["objects_small"], figures["objects_medium"]) == (1, 1)
     assert figures["AP_small"] == figures["AP_medium"] == 0.0
 
 
 def test_per_class_tells_a_class_without_ground_truth_from_a_missed_one():
-    rows = CocoScore.between(coco_of([[(1, 10, 10, 40, 40)]]), []).per_class()
+    rows = CocoMetrics.between(coco_of([[(1, 10, 10, 40, 40)]]), []).per_class()
     assert [(r["class"], r["objects"], r["AP"]) for r in rows] == [("a", 1, 0.0), ("b", 0, None)]
 
 
@@ -181,38 +156,13 @@ def test_ground_truth_scores_one_against_itself_even_with_many_objects():
 def test_foreign_ids_are_named():
     coco = coco_of([[(1, 10, 10, 40, 40)]])
     with pytest.raises(DescryError, match="image_id 7"):
-        CocoScore.between(coco, [found(7, 1, [0, 0, 5, 5], 0.5)])
+        CocoMetrics.between(coco, [found(7, 1, [0, 0, 5, 5], 0.5)])
     with pytest.raises(DescryError, match=r"category_id 9.*It has 1, 2"):
-        CocoScore.between(coco, [found(1, 9, [0, 0, 5, 5], 0.5)])
+        CocoMetrics.between(coco, [found(1, 9, [0, 0, 5, 5], 0.5)])
 
 
 def test_a_match_says_which_object_it_is():
-    truth = Truth.of(coco_of([[(1, 0, 0, 40, 40), (2, 0, 0, 40, 40)], [(1, 50, 50, 20, 20)]]))
+    truth = GroundTruth.of(coco_of([[(1, 0, 0, 40, 40), (2, 0, 0, 40, 40)], [(1, 50, 50, 20, 20)]]))
     rows = [found(2, 1, [50, 50, 20, 20], 0.3), found(1, 2, [0, 0, 40, 30], 0.9)]
     rows.append(found(1, 2, [0, 0, 40, 40], 0.8))
-    assert match(truth, Found.of(truth, rows)).partner.tolist() == [1, -1, 2]
-
-
-def test_operating_point_is_the_best_f1(tmp_path):
-    from pipeline.data.coco import write_coco
-
-    coco = coco_of([[(1, 10, 10, 40, 40), (1, 100, 100, 50, 50)], [(2, 20, 20, 30, 30)]])
-    write_coco(
-        tmp_path / "val.json",
-        info={},
-        licenses=[],
-        categories=[("a", ""), ("b", "")],
-        images=[{k: v for k, v in i.items() if k != "id"} for i in coco["images"]],
-        annotations=[{k: v for k, v in a.items() if k != "id"} for a in coco["annotations"]],
-    )
-    results = [
-        found(1, 1, [10, 10, 40, 40], 0.9),
-        found(2, 2, [20, 20, 30, 30], 0.7),
-        found(1, 1, [150, 10, 20, 20], 0.6),
-        found(1, 1, [100, 100, 50, 50], 0.2),
-        found(2, 1, [100, 10, 20, 20], 0.1),
-    ]
-    # F1 after each: 2*1/(1+3)=.5, 2*2/(2+3)=.8, 4/6=.67, 6/7=.857, 6/8=.75
-    point = operating_point(tmp_path / "val.json", results)
-    assert point.threshold == 0.2 and "0.857" in point.source and "3 objects" in point.source
-    assert operating_point(tmp_path / "val.json", []).source.startswith("default")
+    assert match(truth, Predictions.of(truth, rows)).partner.tolist() == [1, -1, 2]

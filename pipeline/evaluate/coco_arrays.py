@@ -16,7 +16,7 @@ MAX_DETECTIONS = 100  # of one class in one image, COCO's limit; by descending s
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class GroundTruth:
     """The objects of one COCO file, by image and class.
 
     Attributes
@@ -45,7 +45,7 @@ class Truth:
     crowd: np.ndarray
 
     @classmethod
-    def of(cls, coco: Mapping[str, Any]) -> "Truth":
+    def of(cls, coco: Mapping[str, Any]) -> "GroundTruth":
         """Pack a COCO file as `pipeline.data.coco.load_coco` gives it."""
         image_ids = np.array(sorted(image["id"] for image in coco["images"]), dtype=np.int64)
         pairs = ((int(c["id"]), str(c["name"])) for c in coco["categories"])
@@ -70,15 +70,20 @@ class Truth:
         """Number of classes."""
         return len(self.categories)
 
+    @property
+    def objects(self) -> np.ndarray:
+        """Number of objects that count, of each class, (K,)."""
+        return np.bincount(self.label[~self.crowd], minlength=self.classes)
+
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Predictions:
     """Detections, by image, class and descending score.
 
     Attributes
     ----------
     image, label : array (d,), int64
-        Places in the `Truth`'s `image_ids` and `categories`.
+        Places in the `GroundTruth`'s `image_ids` and `categories`.
     boxes : array (d, 4), float64
         x, y, width, height in pixels.
     score : array (d,), float64
@@ -94,8 +99,8 @@ class Found:
 
     @classmethod
     def of(
-        cls, truth: Truth, results: Sequence[Mapping[str, Any]], limit: int = MAX_DETECTIONS
-    ) -> "Found":
+        cls, truth: GroundTruth, results: Sequence[Mapping[str, Any]], limit: int = MAX_DETECTIONS
+    ) -> "Predictions":
         """Pack COCO results; only the first `limit` of a class in an image are kept.
 
         Raises
@@ -112,13 +117,13 @@ class Found:
     @classmethod
     def packed(
         cls,
-        truth: Truth,
+        truth: GroundTruth,
         image_ids: np.ndarray,
         category_ids: np.ndarray,
         boxes: np.ndarray,
         score: np.ndarray,
         limit: int = MAX_DETECTIONS,
-    ) -> "Found":
+    ) -> "Predictions":
         """The same from arrays of ids, boxes (d, 4) and scores."""
         _check_known("image_id", image_ids, truth.image_ids)
         known = np.array([i for i, _ in truth.categories], dtype=np.int64)
@@ -135,9 +140,9 @@ class Found:
     def __len__(self) -> int:
         return len(self.score)
 
-    def where(self, chosen: np.ndarray) -> "Found":
+    def where(self, chosen: np.ndarray) -> "Predictions":
         """Those rows; ranks stay."""
-        return Found(
+        return Predictions(
             self.image[chosen],
             self.label[chosen],
             self.boxes[chosen],

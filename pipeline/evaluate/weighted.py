@@ -2,17 +2,19 @@
 
 Matching does not depend on which other images are in the set. So it is done once, and a figure
 of a resampled set is a sum with one weight per image: how often the image was drawn. An image of
-weight 2 counts as two copies, one of weight 0 is absent.
+weight 2 counts as two copies, one of weight 0 is absent. Subgroups are images by what is known of
+them: view, sex, age, plane.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from pipeline.evaluate.average import at_recalls, ranking
+from pipeline.evaluate.coco_matching import AREAS, HIT, IGNORED, Limit, Matches, reaching
+from pipeline.evaluate.coco_metrics import CocoMetrics, RankedOutcomes, ranking, rounded
 from pipeline.evaluate.curves import image_scores
-from pipeline.evaluate.matching import HIT, IGNORED, Limit, Matches, reaching
 
 FIGURES = (
     "AP",
@@ -28,6 +30,9 @@ FIGURES = (
     "image_specificity",
 )
 _AT_75 = 5  # place of IoU 0.75 among the thresholds
+# Keys of COCO image entries or of their ``attributes`` that may divide a test set.
+ATTRIBUTES = ("view_position", "view", "sex", "age", "plane", "modality", "finding", "super_class")
+AGE_BANDS = (0, 18, 40, 60, 80)  # years; each reaches up to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +40,17 @@ class _Class:
     """Detections of one class, ranked, and its objects."""
 
     image: np.ndarray  # (d,) place of each detection's image in the weights
-    hits: list[np.ndarray]  # per IoU threshold, the ranks of the hits
-    ignored: list[np.ndarray]  # per IoU threshold, the ranks of those that do not count
+    outcomes: RankedOutcomes
     objects: np.ndarray  # (m,) image of each object
 
 
-class Weighted:
+class WeightedMetrics:
     """Figures of several runs over the same images, under weights of the images.
 
     Parameters
     ----------
     runs : sequence of Matches
-        One run, or two to be compared; with the same `Truth`.
+        One run, or two to be compared; with the same `GroundTruth`.
     limits : sequence
         Operating point of each run; None leaves out the figures that need one.
     """
@@ -81,9 +85,7 @@ class Weighted:
         self, places: np.ndarray, status: np.ndarray, rows: np.ndarray, label: int
     ) -> _Class:
         mine = self.truth.image[(self.truth.label == label) & ~self.truth.crowd]
-        hits = [np.flatnonzero(level[rows] == HIT) for level in status]
-        ignored = [np.flatnonzero(level[rows] == IGNORED) for level in status]
-        return _Class(places[rows], hits, ignored, mine)
+        return _Class(places[rows], RankedOutcomes.of(status[:, rows]), mine)
 
     def _pool(
         self, places: np.ndarray, status: np.ndarray, score: np.ndarray, above: np.ndarray
@@ -129,8 +131,8 @@ class Weighted:
         for one in self._classes:
             objects = truth[one.objects].sum()
             if objects:
-                precision, recall = _class_curves(one, found[one.image], objects)
-                averages.append(precision)
+                precision, recall = one.outcomes.curves(found[one.image], objects)
+                averages.append(precision.mean(axis=1))
                 recalls.append(recall)
         if not averages:
             return dict.fromkeys(("AP", "AP50", "AP75", "AR100"), np.nan)
@@ -179,21 +181,81 @@ class Weighted:
         return figures
 
 
-def _class_curves(one: _Class, weight: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
-    """Average precision and recall of a class at each IoU threshold, both (T,)."""
-    precision, recall = np.zeros(len(one.hits)), np.zeros(len(one.hits))
-    everything = np.cumsum(weight)
-    for t, (hits, ignored) in enumerate(zip(one.hits, one.ignored, strict=True)):
-        counted = everything
-        if len(ignored):
-            counting = weight.copy()
-            counting[ignored] = 0
-            counted = np.cumsum(counting)
-        reached = np.cumsum(weight[hits])
-        precision[t] = at_recalls(reached, counted[hits], objects).mean()
-        recall[t] = reached[-1] / objects if len(reached) else 0.0
-    return precision, recall
-
-
 def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else np.nan
+
+
+def subgroups(
+    score: CocoMetrics, images: Sequence[Mapping[str, Any]], limit: Limit | None
+) -> list[dict[str, Any]]:
+    """One row per attribute and value that occurs, values in order; sizes first."""
+    weighted = WeightedMetrics([score.matches], [limit])
+    ordered = sorted(images, key=lambda image: image["id"])
+    rows = [_size_row(score, size, limit) for size in list(AREAS)[1:]]
+    for attribute in ATTRIBUTES:
+        values = [_value(image, attribute) for image in ordered]
+        present = sorted({v for v in values if v is not None}, key=_in_order)
+        for value in present:
+            chosen = np.array([v == value for v in values], dtype=np.int64)
+            rows.append({"attribute": attribute, "value": value, **_row(weighted, chosen)})
+    return rows
+
+
+def _value(image: Mapping[str, Any], attribute: str) -> str | None:
+    """The value of an attribute in words; None where it is not known."""
+    value = {**image, **_mapping(image.get("attributes"))}.get(attribute)
+    if attribute == "age":
+        return _band(value)
+    return value if isinstance(value, str) and value else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _band(age: object) -> str | None:
+    """Age band of an age in years: "40-59", "80+"."""
+    if not isinstance(age, int | float) or isinstance(age, bool) or not age >= 0:
+        return None
+    place = int(np.searchsorted(AGE_BANDS, age, "right")) - 1
+    if place == len(AGE_BANDS) - 1:
+        return f"{AGE_BANDS[place]}+"
+    return f"{AGE_BANDS[place]}-{AGE_BANDS[place + 1] - 1}"
+
+
+def _in_order(value: str) -> tuple[int, str]:
+    """Age bands by their first number, everything else by name."""
+    first = value.rstrip("+").split("-")[0]
+    return (int(first) if first.isdecimal() else 0, value)
+
+
+def _row(weighted: WeightedMetrics, chosen: np.ndarray) -> dict[str, Any]:
+    figures = weighted.figures(chosen, chosen)
+    real = weighted.truth.image[~weighted.truth.crowd]
+    names = ("AP", "AP50", "sensitivity", "fp_per_image")
+    counts = {"images": int(chosen.sum()), "objects": int(chosen[real].sum())}
+    return counts | {name: rounded(figures[name]) for name in names}
+
+
+def _size_row(score: CocoMetrics, size: str, limit: Limit | None) -> dict[str, Any]:
+    """Objects of one COCO size. Misses of a size do not exist, so there is no rate of them."""
+    matches = score.matches
+    a = list(AREAS).index(size)
+    mine = ~matches.outside[:, a]
+    objects = int(mine.sum())
+    sensitivity = None
+    if limit is not None and objects:
+        partner = matches.partner[reaching(matches, limit)]
+        sensitivity = rounded(mine[partner[partner >= 0]].sum() / objects)
+    t50 = score.averages.precision[0, :, :, a]
+    known = t50[t50 > -1]
+    return {
+        "attribute": "size",
+        "value": size,
+        "images": len(np.unique(matches.truth.image[mine])),
+        "objects": objects,
+        "AP": score.value(f"AP_{size}"),
+        "AP50": rounded(known.mean()) if known.size else None,
+        "sensitivity": sensitivity,
+        "fp_per_image": None,
+    }

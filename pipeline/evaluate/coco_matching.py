@@ -5,6 +5,10 @@ with the largest IoU at or above the threshold, objects inside the area range be
 a crowd may be taken any number of times. These are the rules of `COCOeval.evaluateImg` in
 pycocotools. Here the detections of equal place in that order are handled together, in all images,
 at all thresholds and area ranges, so the number of steps does not grow with the number of images.
+
+The overlaps are sparse, and computed as pycocotools does (`bbIou` in its maskApi.c), in the same
+order and precision, so that a pair at exactly a threshold falls on the same side: the intersection
+over the union, and over the detection's own area where the object is a crowd.
 """
 
 from collections.abc import Iterator
@@ -12,8 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluate.overlap import overlaps
-from pipeline.evaluate.tables import Found, Truth, runs
+from pipeline.evaluate.coco_arrays import GroundTruth, Predictions, runs
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
 AREAS = {  # square pixels, both ends inside, as COCO has it
@@ -23,6 +26,7 @@ AREAS = {  # square pixels, both ends inside, as COCO has it
     "large": (96.0**2, 1e10),
 }
 MISS, HIT, IGNORED = 0, 1, 2  # what became of a detection
+CHUNK = 2_000_000  # pairs compared at once, about 200 MB at their peak
 AT_ONCE = 200_000  # detections matched together; bounds the memory
 Limit = float | np.ndarray  # the lowest score that counts, of all classes or (K,) of each
 
@@ -33,8 +37,8 @@ class Matches:
 
     Attributes
     ----------
-    truth : Truth
-    found : Found
+    truth : GroundTruth
+    found : Predictions
     status : array (T, A, d), uint8
         `MISS`, `HIT` or `IGNORED` at each IoU threshold and area range.
     taken : array (m, T, A), bool
@@ -45,8 +49,8 @@ class Matches:
         Object of a hit at the first threshold over all areas; -1 for others.
     """
 
-    truth: Truth
-    found: Found
+    truth: GroundTruth
+    found: Predictions
     status: np.ndarray
     taken: np.ndarray
     outside: np.ndarray
@@ -54,8 +58,8 @@ class Matches:
 
 
 def match(
-    truth: Truth,
-    found: Found,
+    truth: GroundTruth,
+    found: Predictions,
     thresholds: np.ndarray = THRESHOLDS,
     areas: dict[str, tuple[float, float]] = AREAS,
 ) -> Matches:
@@ -85,7 +89,7 @@ class _Matching:
     """A matching under way; `run` adds the detections of some images."""
 
     def __init__(
-        self, truth: Truth, found: Found, thresholds: np.ndarray, limits: np.ndarray
+        self, truth: GroundTruth, found: Predictions, thresholds: np.ndarray, limits: np.ndarray
     ) -> None:
         # A threshold of 1 would be missed by rounding; pycocotools lowers it by as much.
         self.levels, self.limits = np.minimum(thresholds, 1 - 1e-10), limits
@@ -183,3 +187,75 @@ def _grouped(number: np.ndarray) -> Iterator[np.ndarray]:
     order = np.argsort(number, kind="stable")
     borders = np.flatnonzero(np.diff(number[order])) + 1
     yield from np.split(order, borders) if len(order) else []
+
+
+def overlaps(
+    boxes: np.ndarray,
+    keys: np.ndarray,
+    objects: np.ndarray,
+    object_keys: np.ndarray,
+    crowd: np.ndarray,
+    minimum: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of equal key with an IoU of at least `minimum`.
+
+    Parameters
+    ----------
+    boxes, objects : array (d, 4) and (m, 4)
+        x, y, width, height in pixels.
+    keys, object_keys : array (d,) and (m,), int
+        What must be equal to be compared (the image, or image and class); `object_keys` ascend.
+    crowd : array (m,), bool
+
+    Returns
+    -------
+    (array (p,), array (p,), array (p,))
+        Row of the detection (ascending), row of the object (ascending for equal detections), IoU.
+    """
+    first = np.searchsorted(object_keys, keys, "left")
+    counts = np.searchsorted(object_keys, keys, "right") - first
+    parts = [
+        _pairs(rows, first, counts, boxes, objects, crowd, minimum) for rows in _chunks(counts)
+    ]
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    d, g, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return d, g, iou
+
+
+def _chunks(counts: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of detections that have something to compare, about `CHUNK` pairs at a time."""
+    rows = np.flatnonzero(counts)
+    part = np.cumsum(counts[rows]) // CHUNK
+    yield from np.split(rows, np.flatnonzero(np.diff(part)) + 1) if len(rows) else []
+
+
+def _pairs(
+    rows: np.ndarray,
+    first: np.ndarray,
+    counts: np.ndarray,
+    boxes: np.ndarray,
+    objects: np.ndarray,
+    crowd: np.ndarray,
+    minimum: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    n = counts[rows]
+    d = np.repeat(rows, n)
+    within = np.arange(len(d)) - np.repeat(np.cumsum(n) - n, n)
+    g = np.repeat(first[rows], n) + within
+    iou = paired_iou(boxes[d], objects[g], crowd[g])
+    enough = iou >= minimum
+    return d[enough], g[enough], iou[enough]
+
+
+def paired_iou(boxes: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """IoU of row i of `boxes` with row i of `objects`, both (n, 4) x, y, width, height."""
+    dx, dy, dw, dh = boxes.T
+    gx, gy, gw, gh = objects.T
+    width = np.minimum(dw + dx, gw + gx) - np.maximum(dx, gx)
+    height = np.minimum(dh + dy, gh + gy) - np.maximum(dy, gy)
+    touching = (width > 0) & (height > 0)
+    shared = np.where(touching, width * height, 0.0)
+    own = dw * dh
+    union = np.where(crowd, own, own + gw * gh - shared)
+    return np.divide(shared, union, out=np.zeros_like(shared), where=touching)

@@ -1,0 +1,89 @@
+"""The operating point: the scores with the highest F1 on a validation split."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.results import SCORE_DECIMALS
+from pipeline.evaluate.coco_matching import HIT, IGNORED, Matches
+from pipeline.evaluate.coco_metrics import CocoMetrics, ranking
+from pipeline.models.thresholds import OperatingPoint
+
+# Objects of a class on the validation split, below which it keeps the threshold of all classes.
+# Our choice: one object of 20 moves the sensitivity by 0.05; with fewer, which score has the
+# highest F1 is mostly the luck of single boxes.
+LEAST_OBJECTS = 20
+_HIGHEST_F1 = "highest F1 at IoU 0.5 on the validation split"
+
+
+def validate(path: Path, results: list[dict]) -> tuple[dict[str, Any], OperatingPoint]:
+    """COCO figures and operating point of COCO results against a COCO file, from one matching."""
+    metrics = CocoMetrics.of(path, results)
+    return metrics.summary(), operating_point(metrics.matches)
+
+
+def operating_point(matches: Matches) -> OperatingPoint:
+    """The score thresholds with the highest F1 at IoU 0.5.
+
+    One over all classes together and one for each class, from the same matching. Of equal F1 the
+    highest threshold is taken, which shows the fewest boxes. A class with fewer objects than
+    `LEAST_OBJECTS`, or of which none was found, keeps the threshold of all classes.
+    """
+    truth = matches.truth
+    objects = truth.objects.tolist()
+    total = sum(objects)
+    if total == 0 or not (matches.status[0, 0] != IGNORED).any():
+        threshold = 0.3
+        text = "default: the validation split gives no detections or has no objects to choose by"
+    else:
+        threshold, f1 = _highest_f1(matches, None, total)
+        text = f"{_HIGHEST_F1} ({f1:.3f}, {total} objects)"
+    by_class, sources = {}, {}
+    for k, (_, name) in enumerate(truth.categories):
+        score, source = threshold, text
+        if truth.classes > 1:
+            score, source = _of_class(matches, k, objects[k], threshold)
+        by_class[name] = score
+        sources[name] = {"objects": objects[k], "source": source}
+    return OperatingPoint(threshold, text, by_class, sources)
+
+
+def _of_class(matches: Matches, label: int, objects: int, common: float) -> tuple[float, str]:
+    """A class's own threshold, or the common one and why."""
+    kept = "that of all classes together: the validation split has"
+    if objects < LEAST_OBJECTS:
+        return common, f"{kept} {objects} of the {LEAST_OBJECTS} objects of this class it takes"
+    if not (matches.status[0, 0][matches.found.label == label] == HIT).any():
+        return common, f"{kept} {objects} objects of this class, and none was found"
+    threshold, f1 = _highest_f1(matches, label, objects)
+    return threshold, f"{_HIGHEST_F1} ({f1:.3f}, {objects} objects)"
+
+
+def _highest_f1(matches: Matches, label: int | None, objects: int) -> tuple[float, float]:
+    """The threshold with the highest F1, of equal ones the highest, and its F1."""
+    thresholds, hits, misses = by_threshold(matches, label)
+    f1 = 2 * hits / (hits + misses + objects)
+    best = int(np.argmax(f1))  # the first of equal ones, and thresholds descend
+    return round(float(thresholds[best]), SCORE_DECIMALS), float(f1[best])
+
+
+def by_threshold(
+    matches: Matches, label: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hits and misses at IoU 0.5 of all detections with at least a score.
+
+    Returns
+    -------
+    (array (s,), array (s,), array (s,))
+        The distinct scores, descending; true positives and false positives at each.
+    """
+    status = matches.status[0, 0]
+    chosen = status != IGNORED
+    if label is not None:
+        chosen &= matches.found.label == label
+    rows = ranking(matches.found.score, chosen)
+    score = matches.found.score[rows]
+    last = np.flatnonzero(np.append(score[1:] != score[:-1], True)) if len(rows) else rows
+    hits = np.cumsum(status[rows] == HIT)[last]
+    return score[last], hits, last + 1 - hits
