@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from pipeline.dicom.decoders import PLUGINS
-from pipeline.dicom.probe import SYNTAXES, probe
+from pipeline.dicom.read.decoders import PLUGINS
+from pipeline.dicom.read.probe import SYNTAXES, probe
 from pipeline.errors import DescryError
 from pipeline.models.thresholds import OperatingPoint
 from pipeline.predict.versions import versions

@@ -7,7 +7,7 @@ import pytest
 from dicom_factory import ROOT, write
 from predict_factory import spot
 
-from pipeline.dicom.header import read_header
+from pipeline.dicom.read.header import read_header
 from pipeline.dicom.write.maker import Findings, Maker, Region
 from pipeline.dicom.write.source import describe, wanted_elements
 

@@ -13,7 +13,7 @@ from predict_factory import BrightSpots, content, rows_of, spot
 from pydicom import dcmread, uid
 from urllib3.util import Retry
 
-from pipeline.archive import line
+from pipeline.archive import connection
 from pipeline.archive.address import DimseAddress, parse_address
 from pipeline.archive.query import Instance, parse_query
 from pipeline.archive.transfer import Transfers, fetch_all, send_all
@@ -111,7 +111,7 @@ def test_wrong_credentials_and_silence_are_explained(server, tmp_path):
         Transfers(none, query("StudyDate=19000101"), timeout=9).fetch(tmp_path)
 
 
-class Shelf:
+class MemoryArchive:
     """An archive in memory."""
 
     def __init__(self, *uids, refuses=()):
@@ -139,9 +139,9 @@ ANY = parse_query(["Modality=DX"])
 
 
 def test_what_the_archive_does_not_give_is_accounted_for(tmp_path):
-    shelf = Shelf("1.1", "1.2", "../../etc/passwd", refuses=("1.2",))
+    archive = MemoryArchive("1.1", "1.2", "../../etc/passwd", refuses=("1.2",))
     summary = predict_folder(
-        lambda folder: fetch_all(shelf, ANY, folder, 2**30),
+        lambda folder: fetch_all(archive, ANY, folder, 2**30),
         tmp_path / "out",
         BrightSpots(),
         options=HERE,
@@ -157,16 +157,16 @@ def test_what_the_archive_does_not_give_is_accounted_for(tmp_path):
 
 def test_the_folder_of_fetched_objects_is_bounded(tmp_path):
     with pytest.raises(DescryError, match=r"--spool-gib .*narrow the query"):
-        fetch_all(Shelf("1.1", "1.2", "1.3"), ANY, tmp_path, 5000)
+        fetch_all(MemoryArchive("1.1", "1.2", "1.3"), ANY, tmp_path, 5000)
     assert len(list(tmp_path.rglob("*.dcm"))) == 2  # of some 2.4 kB each, and the third unasked
 
 
 def test_a_run_that_could_not_send_goes_on_from_there(tmp_path):
-    shelf, detector = Shelf("1.1", "1.2"), BrightSpots()
+    archive, detector = MemoryArchive("1.1", "1.2"), BrightSpots()
 
     def run(send):
         return predict_folder(
-            lambda folder: fetch_all(shelf, ANY, folder, 2**30),
+            lambda folder: fetch_all(archive, ANY, folder, 2**30),
             tmp_path / "out",
             detector,
             options=HERE,
@@ -185,11 +185,11 @@ def test_a_run_that_could_not_send_goes_on_from_there(tmp_path):
         (folder / "sr").mkdir()
         for name in ("a.dcm", "b.dcm"):
             (folder / "sr" / name).write_bytes(b"")
-        target = Shelf(refuses=("b.dcm",))
+        target = MemoryArchive(refuses=("b.dcm",))
         return send_all(target, folder, ("sr", "gsps"), folder / "sent.csv")
 
     assert run(refusing).exit_code == 1
-    assert (len(detector.calls), shelf.fetched) == (before, ["1.1", "1.2"])
+    assert (len(detector.calls), archive.fetched) == (before, ["1.1", "1.2"])
     assert [tuple(row.values()) for row in rows_of(tmp_path / "out" / "sent.csv")] == [
         ("sr/a.dcm", "stored", ""), ("sr/b.dcm", "refused", "status 0110H"),
     ]  # fmt: skip
@@ -230,7 +230,7 @@ def test_a_busy_archive_is_asked_again(tmp_path):
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{}/web", "dicom://A@127.0.0.1:{}"])
 def test_an_archive_that_is_not_there(tmp_path, monkeypatch, url):
     monkeypatch.setattr(Retry, "sleep", lambda *arguments: None)
-    monkeypatch.setattr(line, "WAITS", (0, None))
+    monkeypatch.setattr(connection, "WAITS", (0, None))
     address = parse_address(url.format(free_port()), {})
     with pytest.raises(DescryError, match=r"attempts.*goes on where it stopped"):
         Transfers(address, ANY, timeout=3).fetch(tmp_path)

@@ -12,10 +12,10 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind as FIND,
 )
 
-from pipeline.archive import line as lines
+from pipeline.archive import connection
 from pipeline.archive.address import parse_address
+from pipeline.archive.connection import cut
 from pipeline.archive.query import parse_query
-from pipeline.archive.silence import cut
 from pipeline.archive.transfer import Transfers
 from pipeline.errors import DescryError
 
@@ -26,7 +26,7 @@ ANY = parse_query(["Modality=DX"])
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(lines, "WAITS", (0.1, 0.1, 0.1, None))
+    monkeypatch.setattr(connection, "WAITS", (0.1, 0.1, 0.1, None))
 
 
 def fetched(url, folder, timeout=5.0):
@@ -165,7 +165,7 @@ def test_who_waits_on_a_line_that_has_ended_is_woken():
     """pynetdicom's own thread may have taken the word that no message will come."""
     with (
         listening(Pacs()) as url,
-        lines.Line(parse_address(url, {}), 5.0, [build_context(FIND)]) as line,
+        connection.Connection(parse_address(url, {}), 5.0, [build_context(FIND)]) as line,
     ):
 
         def ask(association):

@@ -21,12 +21,11 @@ from pynetdicom.sop_class import (
 from pynetdicom.sop_class import Verification
 from typer.testing import CliRunner
 
-from pipeline.archive import line as lines
+from pipeline.archive import connection
 from pipeline.archive.address import parse_address
-from pipeline.archive.keeper import Keeper
+from pipeline.archive.connection import IdleTimeout
 from pipeline.archive.query import Instance, parse_query
-from pipeline.archive.receiver import Receiver
-from pipeline.archive.silence import Silence
+from pipeline.archive.storage import StorageServer, StoreHandler
 from pipeline.archive.tls import client_context
 from pipeline.archive.transfer import Transfers
 from pipeline.cli import app
@@ -40,7 +39,7 @@ STUDY, SERIES = f"{ROOT}2", f"{ROOT}3"
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(lines, "WAITS", (0.1, 0.1, 0.1, None))
+    monkeypatch.setattr(connection, "WAITS", (0.1, 0.1, 0.1, None))
     # Seconds after which a server notices that it is to end.
     monkeypatch.setattr(BaseServer.serve_forever, "__defaults__", (0.02,))
 
@@ -257,8 +256,8 @@ def receiver(tmp_path, port):
     """It wants the first two radiographs."""
     address = parse_address(f"dicom://PACS@127.0.0.1:{port}", {}, port)
     wanted = [Instance(STUDY, SERIES, name, Pacs.storage[0]) for name in names(1, 2)]
-    keeper, silence = Keeper(tmp_path, wanted), Silence(5.0)
-    with Receiver(address, 5.0, keeper, Pacs.storage, silence) as running:
+    handler, idle = StoreHandler(tmp_path, wanted), IdleTimeout(5.0)
+    with StorageServer(address, 5.0, handler, Pacs.storage, idle) as running:
         yield running
 
 
@@ -294,7 +293,7 @@ def test_whom_and_what_the_receiver_takes(receiver, port, tmp_path):
 def test_what_is_given_up_does_not_come_late(receiver, port, tmp_path):
     late, other = radiographs(2)
     instance = Instance(STUDY, SERIES, late.SOPInstanceUID)
-    assert receiver.keeper.settle(instance, "why") == "why"
+    assert receiver.handler.settle(instance, "why") == "why"
     with connected(port) as right:
         assert [right.send_c_store(each).Status for each in (late, other)] == [0xC000, 0x0000]
     assert [path.stem for path in tmp_path.rglob("*.dcm")] == names(2)

@@ -20,7 +20,7 @@ from orthanc import PASSWORD, USER, orthanc
 from predict_factory import BrightSpots, content
 from urllib3.util import Retry
 
-from pipeline.archive import line
+from pipeline.archive import connection
 from pipeline.archive.address import parse_address
 from pipeline.archive.query import parse_query
 from pipeline.archive.transfer import Transfers
@@ -41,7 +41,7 @@ SERVERS = {"dimse": (listening, Pacs), "web": (answering, Web)}
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(Retry, "sleep", lambda *arguments: None)
-    monkeypatch.setattr(line, "WAITS", (0.1, 0.1, 0.1, None))
+    monkeypatch.setattr(connection, "WAITS", (0.1, 0.1, 0.1, None))
 
 
 @pytest.fixture(scope="module")

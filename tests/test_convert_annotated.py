@@ -12,7 +12,7 @@ from pipeline.convert import convert, open_source
 from pipeline.convert.engine.report import summary_line
 from pipeline.data.images import read_image
 from pipeline.data.intensity import Intensity
-from pipeline.dicom.pixels import read_frame
+from pipeline.dicom.read.pixels import read_frame
 from pipeline.errors import DescryError
 
 OPTIONS = {"seed": 0, "val_fraction": 0.2, "test_fraction": 0.2, "workers": 1, "progress": False}

@@ -17,9 +17,9 @@ from pydicom.data import get_testdata_file
 from pydicom.pixels import pixel_array
 
 from pipeline.data.intensity import Intensity
-from pipeline.dicom.header import pixel_stream, read_header
-from pipeline.dicom.pixels import read_frame
-from pipeline.dicom.stored import pixel_layout, stored_frames
+from pipeline.dicom.read.header import pixel_stream, read_header
+from pipeline.dicom.read.pixels import read_frame
+from pipeline.dicom.read.stored import pixel_layout, stored_frames
 
 Y, X = np.mgrid[:48, :64]
 NOISE = np.random.default_rng(5).integers(0, 2**16, (48, 64))

@@ -14,10 +14,10 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from pipeline.dicom import parse
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.header import read_header
-from pipeline.dicom.parse import looks_like_dicom
+from pipeline.dicom.read import parse
+from pipeline.dicom.read.header import read_header
+from pipeline.dicom.read.parse import looks_like_dicom
 
 PIXELS = np.arange(16, dtype=np.uint8).reshape(4, 4)
 

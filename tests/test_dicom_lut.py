@@ -6,8 +6,8 @@ from pydicom.sequence import Sequence
 
 from pipeline.data.intensity import Intensity
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.lut import windowed
-from pipeline.dicom.pixels import frames, read_frame
+from pipeline.dicom.read.lut import windowed
+from pipeline.dicom.read.pixels import frames, read_frame
 
 RAMP = np.array([[0, 100, 200], [300, 400, 4095]], np.uint16)
 FULL = Intensity(0, 100)

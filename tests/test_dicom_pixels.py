@@ -12,11 +12,11 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_decoder
 
 from pipeline.data.intensity import Intensity, to_uint8
-from pipeline.dicom.codestream import rle_segments
-from pipeline.dicom.decoders import PLUGINS
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.header import read_header
-from pipeline.dicom.pixels import frames, read_frame
+from pipeline.dicom.read.codestream import rle_segments
+from pipeline.dicom.read.decoders import PLUGINS
+from pipeline.dicom.read.header import read_header
+from pipeline.dicom.read.pixels import frames, read_frame
 
 RNG = np.random.default_rng(7)
 GREY8 = RNG.integers(0, 256, (40, 47), dtype=np.uint8)
@@ -225,7 +225,7 @@ def test_twelve_bit_jpeg_extended_is_decoded():
 
 @pytest.mark.parametrize("syntax", sorted(PLUGINS))
 def test_the_chosen_decoder_is_installed(syntax):
-    from pipeline.dicom.decoders import decoder_for
+    from pipeline.dicom.read.decoders import decoder_for
 
     assert PLUGINS[syntax] in decoder_for(uid.UID(syntax)).available_plugins
 
@@ -333,7 +333,7 @@ def test_video_has_no_decoder(tmp_path):
 
 
 def test_lossy_overshoot_stays_white(tmp_path, monkeypatch):
-    from pipeline.dicom import decoders
+    from pipeline.dicom.read import decoders
 
     class Overshooting:
         def as_array(self, *args, **kwargs):

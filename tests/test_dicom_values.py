@@ -14,9 +14,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from pipeline.dicom.header import read_header
 from pipeline.dicom.pseudonym import Pseudonyms
-from pipeline.dicom.values import exact_text
+from pipeline.dicom.read.header import read_header
+from pipeline.dicom.read.values import exact_text
 from pipeline.dicom.write import codes
 from pipeline.dicom.write.source import COPIED, describe, wanted_elements
 from pipeline.predict.options import Objects, Options

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from pipeline import doctor
 from pipeline.cli import app
-from pipeline.dicom import probe
-from pipeline.dicom.decoders import PLUGINS
+from pipeline.dicom.read import probe
+from pipeline.dicom.read.decoders import PLUGINS
 
 BUILT = doctor._built
 SEVEN = [[i, name] for i, name in enumerate("abcdefg", 1)]

@@ -15,7 +15,7 @@ from dicom_factory import image_dataset, save
 from predict_factory import rows_of
 from pydicom import uid
 
-from pipeline.dicom.probe import SYNTAXES, sample_file
+from pipeline.dicom.read.probe import SYNTAXES, sample_file
 
 FILES = 2000
 MIB = 2**20

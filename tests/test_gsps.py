@@ -12,9 +12,9 @@ from pydicom import uid
 from pydicom.pixels import apply_icc_profile, apply_modality_lut
 
 from pipeline.data.intensity import Intensity
-from pipeline.dicom.lut import windowed
-from pipeline.dicom.pixels import frames
 from pipeline.dicom.pseudonym import Pseudonyms
+from pipeline.dicom.read.lut import windowed
+from pipeline.dicom.read.pixels import frames
 from pipeline.dicom.write.gsps import write_presentation_state
 from pipeline.dicom.write.maker import Findings, Region
 from pipeline.predict.options import Objects, Options

@@ -11,9 +11,9 @@ from pydicom.encaps import encapsulate, generate_frames
 
 from pipeline.data.intensity import Intensity, to_uint8
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.header import pixel_stream, read_header
-from pipeline.dicom.pixels import read_frame
-from pipeline.dicom.stored import pixel_layout, stored_frames
+from pipeline.dicom.read.header import pixel_stream, read_header
+from pipeline.dicom.read.pixels import read_frame
+from pipeline.dicom.read.stored import pixel_layout, stored_frames
 from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder
 

@@ -7,7 +7,7 @@ from dicom_factory import ROOT, write
 from predict_factory import BrightSpots, content, spot
 
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.pixels import frames
+from pipeline.dicom.read.pixels import frames
 from pipeline.predict import decode
 from pipeline.predict.options import Objects, Options
 from pipeline.predict.run import predict_folder

@@ -5,7 +5,7 @@ from predict_factory import spot
 from pydicom import uid
 
 from pipeline.data.intensity import Intensity
-from pipeline.dicom.pixels import read_frame
+from pipeline.dicom.read.pixels import read_frame
 from pipeline.dicom.write.capture import write_capture
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (41, 51, 3), dtype=np.uint8)

@@ -17,10 +17,10 @@ from pipeline.data.geometry import Fit, shrink, unscaled
 from pipeline.data.images import EXTENSIONS, ImageError, read_image
 from pipeline.data.intensity import Intensity, to_uint8
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.geometry import spacing
-from pipeline.dicom.header import Header, read_header
-from pipeline.dicom.parse import looks_like_dicom
-from pipeline.dicom.pixels import frames
+from pipeline.dicom.read.geometry import spacing
+from pipeline.dicom.read.header import Header, read_header
+from pipeline.dicom.read.parse import looks_like_dicom
+from pipeline.dicom.read.pixels import frames
 from pipeline.predict.order import Place, place_of
 from pipeline.predict.records import Ended, Opened, Picture
 from pipeline.predict.select import Filters, rejected_by

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.dicom.media import listed_files
+from pipeline.dicom.read.parse import listed_files
 from pipeline.errors import DescryError
 from pipeline.predict.sources import SUFFIX, SourceError, members
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 import pipeline
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.header import read_header
+from pipeline.dicom.read.header import read_header
 from pipeline.dicom.write.capture import write_capture
 from pipeline.dicom.write.gsps import write_presentation_state
 from pipeline.dicom.write.maker import Findings, Maker, Region
-from pipeline.dicom.write.source import CANNOT_REFER, Source, describe, wanted_elements
+from pipeline.dicom.write.source import CANNOT_REFER, SourceImage, describe, wanted_elements
 from pipeline.dicom.write.sr import write_report
 from pipeline.predict.options import OBJECTS
 from pipeline.predict.overlay import MARK
@@ -83,14 +83,16 @@ class ObjectWriter:
                 troubles += [trouble] if trouble else []
         return troubles
 
-    def _source(self, path: str) -> Source:
+    def _source(self, path: str) -> SourceImage:
         wanted = self.wanted
         also = wanted_elements(wanted.copy_patient, self.pseudonyms is not None)
         header = read_header(located(self.root, path), also)
         return describe(header, copy_patient=wanted.copy_patient, pseudonyms=self.pseudonyms)
 
-    def _attempt(self, kind: str, stem: str, source: Source, result: FileResult) -> _Warning | None:
-        make: dict[str, Callable[[str, Source, FileResult], None]] = {
+    def _attempt(
+        self, kind: str, stem: str, source: SourceImage, result: FileResult
+    ) -> _Warning | None:
+        make: dict[str, Callable[[str, SourceImage, FileResult], None]] = {
             "sr": self._report,
             "gsps": self._state,
             "sc": self._captures,
@@ -105,18 +107,18 @@ class ObjectWriter:
             return f"no {kind} written", f"the header does not allow it ({type(error).__name__})"
         return None
 
-    def _report(self, stem: str, source: Source, result: FileResult) -> None:
+    def _report(self, stem: str, source: SourceImage, result: FileResult) -> None:
         path = self.folder / "sr" / f"{stem}.dcm"
         write_report(path, source, self._findings(result), self.maker)
 
-    def _state(self, stem: str, source: Source, result: FileResult) -> None:
+    def _state(self, stem: str, source: SourceImage, result: FileResult) -> None:
         findings = self._findings(result)
         if findings.regions:
             path = self.folder / "gsps" / f"{stem}.dcm"
             limits = {frame.frame: frame.limits for frame in result.frames}
             write_presentation_state(path, source, findings, self.maker, self.intensity, limits)
 
-    def _captures(self, stem: str, source: Source, result: FileResult) -> None:
+    def _captures(self, stem: str, source: SourceImage, result: FileResult) -> None:
         for frame in result.frames:
             if frame.overlay:
                 with Image.open(self.folder / frame.overlay) as drawn:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.dicom.geometry import slice_position
-from pipeline.dicom.header import Header
+from pipeline.dicom.read.geometry import slice_position
+from pipeline.dicom.read.header import Header
 
 _DECIMALS = 3  # thousandths of a millimetre: positions that differ by rounding only are equal
 

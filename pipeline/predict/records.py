@@ -51,7 +51,7 @@ class Picture:
     notes : tuple of str
         Choices taken while decoding, constant phrases.
     limits : (low, high) or None
-        Modality values shown as black and white (see `pipeline.dicom.pixels.Frame`).
+        Modality values shown as black and white (see `pipeline.dicom.read.pixels.Frame`).
     """
 
     pixels: np.ndarray

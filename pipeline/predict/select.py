@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.dicom.header import Header
+from pipeline.dicom.read.header import Header
 
 
 @dataclass(frozen=True, slots=True)

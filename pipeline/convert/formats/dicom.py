@@ -12,8 +12,8 @@ from pipeline.convert.formats.tables import age_in_years
 from pipeline.convert.records import Picture, Record, Unreadable
 from pipeline.data.intensity import Intensity
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.header import quiet, read_header
-from pipeline.dicom.pixels import read_frame
+from pipeline.dicom.read.header import quiet, read_header
+from pipeline.dicom.read.pixels import read_frame
 
 _PATIENT = ("PatientID", "IssuerOfPatientID")
 

@@ -10,11 +10,11 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from pipeline.dicom.write import codes as ours
 from pipeline.dicom.write.maker import Maker, new_object, silent, store
-from pipeline.dicom.write.source import Source
+from pipeline.dicom.write.source import SourceImage
 
 
 def write_capture(
-    path: Path, source: Source, frame: int, pixels: NDArray[np.uint8], maker: Maker
+    path: Path, source: SourceImage, frame: int, pixels: NDArray[np.uint8], maker: Maker
 ) -> None:
     """Write a picture in which boxes, classes and the mark of research are part of the pixels.
 
@@ -29,7 +29,7 @@ def write_capture(
         store(_capture(source, frame, pixels, maker), path, maker)
 
 
-def _capture(source: Source, frame: int, pixels: NDArray[np.uint8], maker: Maker) -> Dataset:
+def _capture(source: SourceImage, frame: int, pixels: NDArray[np.uint8], maker: Maker) -> Dataset:
     reference = source.reference
     number = frame + 1 if source.multi_frame else source.number
     capture = SOPClass(
@@ -53,7 +53,7 @@ def _capture(source: Source, frame: int, pixels: NDArray[np.uint8], maker: Maker
     return capture
 
 
-def _origin(source: Source, frame: int) -> Dataset:
+def _origin(source: SourceImage, frame: int) -> Dataset:
     """Which image, and which frame of it, was drawn on."""
     item = Dataset()
     item.ReferencedSOPClassUID = source.reference.SOPClassUID

@@ -35,10 +35,10 @@ from pydicom.valuerep import DS
 
 from pipeline.data.intensity import Intensity
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.geometry import spacing
-from pipeline.dicom.lut import GreyScale, grey_scale, values_of_interest
+from pipeline.dicom.read.geometry import spacing
+from pipeline.dicom.read.lut import GreyScale, grey_scale, values_of_interest
 from pipeline.dicom.write.maker import Findings, Maker, Region, new_object, outline, silent, store
-from pipeline.dicom.write.source import CANNOT_REFER, Source
+from pipeline.dicom.write.source import CANNOT_REFER, SourceImage
 
 Limits = Mapping[int, tuple[float, float] | None]
 _LAYER = GraphicLayer("DESCRY", order=1, description="detections")
@@ -47,7 +47,7 @@ _TEXT_HEIGHT = 0.03  # of the image; text above a box
 
 def write_presentation_state(
     path: Path,
-    source: Source,
+    source: SourceImage,
     findings: Findings,
     maker: Maker,
     intensity: Intensity,
@@ -63,7 +63,7 @@ def write_presentation_state(
         The recipe by which the image was read.
     limits : mapping
         Frame (from 0) -> modality values shown as black and white, where the header does not
-        say (see `pipeline.dicom.pixels.Frame`); not used for colour.
+        say (see `pipeline.dicom.read.pixels.Frame`); not used for colour.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def write_presentation_state(
         store(state, path, maker)
 
 
-def _arguments(source: Source, findings: Findings, maker: Maker) -> dict[str, Any]:
+def _arguments(source: SourceImage, findings: Findings, maker: Maker) -> dict[str, Any]:
     """What all presentation states share; they have no Content Date."""
     shared = new_object(maker, source.reference, "gsps", source.number)
     del shared["content_date"], shared["content_time"]
@@ -116,7 +116,7 @@ def _srgb() -> bytes:
 
 
 def _grey_state(
-    source: Source, greys: Mapping[int, GreyScale], limits: Limits, shared: dict[str, Any]
+    source: SourceImage, greys: Mapping[int, GreyScale], limits: Limits, shared: dict[str, Any]
 ) -> Dataset:
     first = next(iter(greys.values()))
     return GrayscaleSoftcopyPresentationState(
@@ -129,7 +129,7 @@ def _grey_state(
     )
 
 
-def _set_shape(state: Dataset, source: Source, frame: int) -> None:
+def _set_shape(state: Dataset, source: SourceImage, frame: int) -> None:
     """Give pixels that are not square their shape; highdicom makes all of them square."""
     found = spacing(source.header, frame)
     if found is not None and found.row != found.column:
@@ -139,7 +139,7 @@ def _set_shape(state: Dataset, source: Source, frame: int) -> None:
         del area.PresentationPixelAspectRatio
 
 
-def _annotation(source: Source, findings: Findings, frame: int) -> GraphicAnnotation:
+def _annotation(source: SourceImage, findings: Findings, frame: int) -> GraphicAnnotation:
     here = [region for region in findings.regions if region.frame == frame]
     rows, columns = source.reference.Rows, source.reference.Columns
     return GraphicAnnotation(
@@ -174,7 +174,7 @@ def _modality(greys: Sequence[GreyScale]) -> ModalityLUTTransformation:
 
 
 def _windows(
-    source: Source, greys: Mapping[int, GreyScale], limits: Limits
+    source: SourceImage, greys: Mapping[int, GreyScale], limits: Limits
 ) -> list[SoftcopyVOILUTTransformation]:
     """One for all frames, or one for each where they differ."""
     made = {frame: _window(grey, limits.get(frame)) for frame, grey in greys.items()}

@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, UID_dictionary
 
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.header import Header
 from pipeline.dicom.pseudonym import Pseudonyms
-from pipeline.dicom.values import exact_text
+from pipeline.dicom.read.header import Header
+from pipeline.dicom.read.values import exact_text
 
 CANNOT_REFER = "no object written"
 # Type 2 in the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): always there, if empty
@@ -44,7 +44,7 @@ _MAX_NUMBER = 99999  # longer Instance Numbers may be made of something else
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceImage:
     """An image that objects refer to.
 
     Attributes
@@ -90,7 +90,7 @@ def _copied(copy_patient: bool, pseudonymous: bool) -> tuple[str, ...]:
     return COPIED if copy_patient else HASHED if pseudonymous else ()
 
 
-def describe(header: Header, *, copy_patient: bool, pseudonyms: Pseudonyms | None) -> Source:
+def describe(header: Header, *, copy_patient: bool, pseudonyms: Pseudonyms | None) -> SourceImage:
     """Collect what objects may say of an image.
 
     Parameters
@@ -126,7 +126,7 @@ def describe(header: Header, *, copy_patient: bool, pseudonyms: Pseudonyms | Non
         reference.PatientName = NOBODY
     if pseudonyms:
         reference.PatientID = pseudonyms.text("patient", reference.PatientID.strip())
-    return Source(header, reference, left_out)
+    return SourceImage(header, reference, left_out)
 
 
 def _sop_class(header: Header) -> UID:

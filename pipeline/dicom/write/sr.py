@@ -23,14 +23,14 @@ from pipeline.dicom.write.maker import (
     silent,
     store,
 )
-from pipeline.dicom.write.source import Source
+from pipeline.dicom.write.source import SourceImage
 
 _Group = (
     sr.PlanarROIMeasurementsAndQualitativeEvaluations | sr.MeasurementsAndQualitativeEvaluations
 )
 
 
-def write_report(path: Path, source: Source, findings: Findings, maker: Maker) -> None:
+def write_report(path: Path, source: SourceImage, findings: Findings, maker: Maker) -> None:
     """Write a Comprehensive SR that says what was found in an image, or that nothing was.
 
     It is complete (all frames were looked at), preliminary and unverified.
@@ -39,7 +39,7 @@ def write_report(path: Path, source: Source, findings: Findings, maker: Maker) -
         store(_document(source, findings, maker), path, maker)
 
 
-def _document(source: Source, findings: Findings, maker: Maker) -> Dataset:
+def _document(source: SourceImage, findings: Findings, maker: Maker) -> Dataset:
     groups: list[_Group]
     groups = [_found(source, region, n, maker) for n, region in enumerate(findings.regions, 1)]
     groups = groups or [_absent(source, name, maker) for name, _ in maker.thresholds]
@@ -59,7 +59,7 @@ def _document(source: Source, findings: Findings, maker: Maker) -> Dataset:
 
 
 def _found(
-    source: Source, region: Region, number: int, maker: Maker
+    source: SourceImage, region: Region, number: int, maker: Maker
 ) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
     """TID 1410 for one box."""
     reference = source.reference
@@ -83,7 +83,9 @@ def _found(
     )
 
 
-def _absent(source: Source, name: str, maker: Maker) -> sr.MeasurementsAndQualitativeEvaluations:
+def _absent(
+    source: SourceImage, name: str, maker: Maker
+) -> sr.MeasurementsAndQualitativeEvaluations:
     """TID 1501 on the whole image: no box of this class."""
     reference = source.reference
     return sr.MeasurementsAndQualitativeEvaluations(
@@ -98,7 +100,7 @@ def _absent(source: Source, name: str, maker: Maker) -> sr.MeasurementsAndQualit
 
 
 def _tracking(
-    source: Source, name: str, number: int, maker: Maker, *place: object
+    source: SourceImage, name: str, number: int, maker: Maker, *place: object
 ) -> sr.TrackingIdentifier:
     """Identifier for people and UID for machines; the same whenever the same box is found."""
     uid = derived_uid(maker.sha256, source.reference.SOPInstanceUID, name, number, *place)

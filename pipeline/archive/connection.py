@@ -1,5 +1,6 @@
-"""Lines to an application entity (PS3.8): opened when needed, and again after they broke."""
+"""Associations with an application entity (PS3.8): opened when needed, again after they broke."""
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -13,7 +14,6 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from pipeline.archive.address import AE_TITLE, DimseAddress
-from pipeline.archive.silence import Silence
 from pipeline.archive.tls import EARLY, is_final, listening, speaks_tls, trouble
 from pipeline.errors import DescryError
 
@@ -26,7 +26,7 @@ class NothingAccepted(DescryError):
     """The archive accepts an association, but nothing that we want to do in it."""
 
 
-class Line:
+class Connection:
     """Associations with one application entity, one at a time.
 
     Parameters
@@ -38,7 +38,7 @@ class Line:
 
     Attributes
     ----------
-    silence : Silence
+    idle : IdleTimeout
         Counts on these associations, and on those that it is told of.
     """
 
@@ -54,18 +54,18 @@ class Line:
         self._contexts, self._roles, self._handlers = list(contexts), list(roles), list(handlers)
         self._entity = AE(ae_title=address.own_title)
         self._entity.acse_timeout = self._entity.connection_timeout = timeout
-        self._entity.dimse_timeout = self._entity.network_timeout = None  # `Silence` does it
-        self.silence = Silence(timeout)
+        self._entity.dimse_timeout = self._entity.network_timeout = None  # `IdleTimeout` does it
+        self.idle = IdleTimeout(timeout)
         self._handlers += [
-            (evt.EVT_CONN_OPEN, self.silence.moved),
-            (evt.EVT_CONN_OPEN, self.silence.watch),
-            (evt.EVT_DATA_RECV, self.silence.moved),
-            (evt.EVT_DATA_SENT, self.silence.moved),
+            (evt.EVT_CONN_OPEN, self.idle.moved),
+            (evt.EVT_CONN_OPEN, self.idle.watch),
+            (evt.EVT_DATA_RECV, self.idle.moved),
+            (evt.EVT_DATA_SENT, self.idle.moved),
             (evt.EVT_CONN_CLOSE, _ended),
         ]
         self._open: Association | None = None
 
-    def __enter__(self) -> "Line":
+    def __enter__(self) -> "Connection":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -98,6 +98,11 @@ class Line:
                 time.sleep(wait)
         return None
 
+    @property
+    def attempts(self) -> int:
+        """How often a question is asked before it is given up."""
+        return len(WAITS)
+
     def unreachable(self, what: str) -> DescryError:
         """The error that ends a run."""
         return DescryError(f"{self._name()}: {what}; the same command goes on where it stopped")
@@ -118,7 +123,7 @@ class Line:
         mute = self.address.tls is None and not association.is_rejected
         if mute and speaks_tls(*self._place(), self._timeout):
             why = "it speaks TLS on this port: write dicoms:// instead of dicom://"
-        raise self.unreachable(f"{why}, {len(WAITS)} attempts")
+        raise self.unreachable(f"{why}, {self.attempts} attempts")
 
     def _place(self) -> tuple[str, int]:
         return self.address.host, self.address.port
@@ -180,3 +185,59 @@ def _wake(association: Association) -> None:
         association.dimse.msg_queue.put((None, None))
         association.join(0.1)
     association.dimse.msg_queue.put((None, None))
+
+
+class IdleTimeout:
+    """Cuts connections when nothing moves on any of them.
+
+    pynetdicom's own timers count whole messages, in which a large object may take longer than any
+    archive should be silent, and do not count while a message is on its way.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds without a byte.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout, self._moved = timeout, time.monotonic()
+
+    def left(self) -> float:
+        """Seconds until it has been silent for too long."""
+        return self._moved + self._timeout - time.monotonic()
+
+    def moved(self, event: evt.Event) -> None:
+        """Count from now on; a handler of whatever is a sign of the archive."""
+        self._moved = time.monotonic()
+
+    def watch(self, event: evt.Event) -> None:
+        """Cut this connection when it is time; a handler of EVT_CONN_OPEN."""
+        line = _socket(event.assoc)
+        line.settimeout(self._timeout)  # within a message
+        closed = threading.Event()
+        event.assoc.bind(evt.EVT_CONN_CLOSE, lambda _: closed.set())
+        threading.Thread(target=self._wait, args=(line, closed), daemon=True).start()
+
+    def _wait(self, line: socket.socket, closed: threading.Event) -> None:
+        while (left := self.left()) > 0:
+            if closed.wait(left):
+                return
+        _shut(line)
+
+
+def cut(association: Association) -> None:
+    """End a connection, whatever is going on in it."""
+    if (line := _socket(association)) is not None:
+        _shut(line)
+
+
+def _socket(association: Association) -> Any:
+    """Its socket; None after it has been closed."""
+    wrapper: Any = association.dul.socket
+    return wrapper.socket
+
+
+def _shut(line: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed already
+        # Not that of an SSLSocket, which is in use elsewhere: only the bytes have to stop.
+        socket.socket.shutdown(line, socket.SHUT_RDWR)

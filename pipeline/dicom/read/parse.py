@@ -1,11 +1,12 @@
-"""From bytes to a data set: sniffing, inflating, and where the pixels begin."""
+"""From bytes to a data set: sniffing, inflating, where the pixels begin; what a DICOMDIR lists."""
 
 import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -17,10 +18,11 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
 )
 
-from pipeline.dicom.elements import KEPT
-from pipeline.dicom.errors import DicomError
+from pipeline.dicom.errors import DicomError, quiet
+from pipeline.errors import DescryError
 
 _PIXEL_TAGS = {
     0x7FE00008: "FloatPixelData",
@@ -60,7 +62,7 @@ def looks_like_dicom(head: bytes) -> bool:
     return explicit or head[6:8] == b"\0\0"
 
 
-def parse(file: BinaryIO, head: bytes, also: Sequence[str] = ()) -> tuple[Dataset, UID, BinaryIO]:
+def parse(file: BinaryIO, head: bytes, keywords: Sequence[str]) -> tuple[Dataset, UID, BinaryIO]:
     """Read the data set of an open file up to its pixels.
 
     Parameters
@@ -68,8 +70,8 @@ def parse(file: BinaryIO, head: bytes, also: Sequence[str] = ()) -> tuple[Datase
     file : binary file
     head : bytes
         Its first 2,048 bytes.
-    also : sequence of str
-        Keywords of elements to keep beside those in `elements.KEPT`.
+    keywords : sequence of str
+        Elements to keep; all others are skipped.
 
     Returns
     -------
@@ -80,7 +82,7 @@ def parse(file: BinaryIO, head: bytes, also: Sequence[str] = ()) -> tuple[Datase
     stream : binary file
         `file`, or the inflated data set of a deflated one; before the pixel data element.
     """
-    tags = [*KEPT, *(Tag(keyword) for keyword in also)]
+    tags: list[Any] = [Tag(keyword) for keyword in keywords]
     if DeflatedExplicitVRLittleEndian.encode() in head[132:]:
         stream = inflated(file, head)
         dataset = read_dataset(stream, False, True, stop_when=_at_pixels, specific_tags=tags)
@@ -140,3 +142,50 @@ def pixel_element(stream: BinaryIO, syntax: UID) -> PixelElement | None:
         return None
     (length,) = struct.unpack(order + "I", raw)
     return PixelElement(keyword, start[4:6].decode() if explicit else "", stream.tell(), length)
+
+
+def listed_files(path: Path) -> list[str] | None:
+    """Files that a DICOMDIR refers to.
+
+    Parameters
+    ----------
+    path : Path
+        A file of any kind.
+
+    Returns
+    -------
+    list of str or None
+        Paths relative to the DICOMDIR's folder, in its order, whether they exist or not; None
+        where `path` is no DICOMDIR.
+
+    Raises
+    ------
+    DescryError
+        When it is a damaged DICOMDIR, lists no file, or lists one outside of its folder.
+    """
+    try:
+        with quiet():
+            dataset = pydicom.dcmread(path, specific_tags=["DirectoryRecordSequence"])
+            if dataset.file_meta.get("MediaStorageSOPClassUID") != MediaStorageDirectoryStorage:
+                return None
+            files = _referenced(dataset)
+    except Exception as error:  # pydicom has no common base for what broken files raise
+        if path.name.upper() != "DICOMDIR":
+            return None  # an ordinary file; its reader says what is wrong
+        raise DescryError(f"{path}: damaged DICOMDIR; give its folder instead") from error
+    if not files:
+        raise DescryError(f"{path}: lists no files; give its folder instead")
+    for name in files:
+        if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
+            raise DescryError(f"{path}: lists a file outside of its folder; give a folder instead")
+    return files
+
+
+def _referenced(dataset: pydicom.Dataset) -> list[str]:
+    """Referenced File ID of every record that has one: a name in parts (PS3.3 F.3.2.2)."""
+    names = []
+    for record in dataset.get("DirectoryRecordSequence", []):
+        parts = record.get("ReferencedFileID")
+        if parts:
+            names.append("/".join([parts] if isinstance(parts, str) else parts))
+    return names

@@ -14,9 +14,9 @@ from pydicom.pixels import apply_color_lut
 
 from pipeline.data.intensity import Intensity, every_value, histogram, look_up, to_uint8
 from pipeline.dicom.errors import DicomError, quiet
-from pipeline.dicom.header import Header, Source, pixel_stream, read_header
-from pipeline.dicom.lut import GreyScale, apply, display_range, grey_scale
-from pipeline.dicom.stored import Layout, pixel_layout, stored_frames
+from pipeline.dicom.read.header import Header, Openable, pixel_stream, read_header
+from pipeline.dicom.read.lut import GreyScale, apply, display_range, grey_scale
+from pipeline.dicom.read.stored import Layout, pixel_layout, stored_frames
 
 
 @dataclass(slots=True)
@@ -42,12 +42,12 @@ class Frame:
     limits: tuple[float, float] | None = None
 
 
-def frames(source: Source | Header, intensity: Intensity) -> Iterator[Frame]:
+def frames(source: Openable | Header, intensity: Intensity) -> Iterator[Frame]:
     """Yield the frames of a DICOM file in order.
 
     Parameters
     ----------
-    source : Source or Header
+    source : Openable or Header
         A path; a header that was read before saves reading it again.
     intensity : Intensity
         The recipe of the model.
@@ -66,7 +66,7 @@ def frames(source: Source | Header, intensity: Intensity) -> Iterator[Frame]:
             yield _finish(header, layout, pixels, index, intensity)
 
 
-def read_frame(source: Source | Header, intensity: Intensity, index: int = 0) -> Frame:
+def read_frame(source: Openable | Header, intensity: Intensity, index: int = 0) -> Frame:
     """Read one frame without decoding any other.
 
     Raises

@@ -5,19 +5,22 @@ some return a picture for a damaged frame, so the choice is fixed and there is n
 a file gives the same pixels on every machine or none.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydicom import uid
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
-from pydicom.pixels.decoders.base import Decoder
+from pydicom.pixels.decoders.base import Decoder, DecodeRunner
 
-from pipeline.dicom import extended12
-from pipeline.dicom.codestream import inspect, rle_segments
 from pipeline.dicom.errors import DicomError, quiet, syntax_name
+from pipeline.dicom.read.codestream import inspect, rle_segments
+
+if TYPE_CHECKING:
+    import gdcm
 
 _TWELVE_BIT = "descry-gdcm-12"
+DECODER_DEPENDENCIES = {uid.JPEGExtended12Bit: ("gdcm>=3.0.24",)}  # asked for by pydicom
 PLUGINS: dict[str, str] = {
     uid.JPEGBaseline8Bit: "pillow",
     uid.JPEGExtended12Bit: _TWELVE_BIT,
@@ -52,7 +55,7 @@ def decoder_for(syntax: uid.UID) -> Decoder:
         raise DicomError("cannot decode", f"no decoder for transfer syntax {syntax_name(syntax)}")
     decoder = get_decoder(syntax)
     if syntax == uid.JPEGExtended12Bit and _TWELVE_BIT not in decoder.available_plugins:
-        decoder.add_plugin(_TWELVE_BIT, (extended12.__name__, "decode_frame"))
+        decoder.add_plugin(_TWELVE_BIT, (__name__, "decode_frame"))
     return decoder
 
 
@@ -120,3 +123,52 @@ def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text)[:200]
+
+
+def is_available(syntax: str) -> bool:
+    """Say whether this plugin decodes `syntax` (asked by pydicom)."""
+    return syntax in DECODER_DEPENDENCIES
+
+
+def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
+    """Decode one frame of JPEG Extended with 12 bits, for pydicom's plugin interface.
+
+    pydicom's own GDCM plugin declines this precision, and no other permissively licensed codec
+    has it. GDCM does decode it when told the codestream's precision. It refuses truncated frames.
+
+    Raises
+    ------
+    ValueError
+        When the codestream is damaged or is not 12-bit grey.
+    """
+    found = inspect(source)
+    if found is None or found.precision != 12 or found.components != 1:
+        raise ValueError("JPEG Extended is decoded for one component of 8 or 12 bits")
+    content = _image(source, runner.rows, runner.columns).GetBuffer()
+    if content is None:
+        raise ValueError("the codestream is damaged or truncated")
+    runner.set_option("bits_allocated", 16)
+    # GDCM hands bytes over as text with surrogates for what is not UTF-8.
+    return bytes(content.encode("utf-8", "surrogateescape"))
+
+
+def _image(source: bytes, rows: int, columns: int) -> "gdcm.Image":
+    """A GDCM image of one 12-bit grey frame, not yet decoded."""
+    import gdcm  # here: without it the other transfer syntaxes still work
+
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(source)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((columns, rows, 1))
+    image.SetDataElement(element)
+    grey = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(grey))
+    syntax = gdcm.TransferSyntax.GetTSType(str(uid.JPEGExtended12Bit))
+    image.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
+    return image

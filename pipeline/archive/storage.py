@@ -1,8 +1,9 @@
-"""Where archives store what C-MOVE asks them for: a storage SCP (PS3.4 B.2) of our own."""
+"""What archives store with us (PS3.4 B.2): over a connection of ours, or at a port of our own."""
 
 import ssl
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from pydicom import uid
@@ -17,11 +18,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made while i
 )
 
 from pipeline.archive.address import DimseAddress
-from pipeline.archive.keeper import Keeper
-from pipeline.archive.query import Instance, is_uid
-from pipeline.archive.silence import Silence, cut
+from pipeline.archive.connection import IdleTimeout, cut
+from pipeline.archive.query import LEVELS, Instance, is_uid
 from pipeline.archive.tls import is_final, listening, trouble
-from pipeline.dicom.decoders import NATIVE, PLUGINS
+from pipeline.atomic import replacing
+from pipeline.dicom.read.decoders import NATIVE, PLUGINS
 from pipeline.errors import DescryError
 
 # Where an archive offers several for one object, the first counts: it has to lose nothing.
@@ -29,7 +30,55 @@ _SYNTAXES = [*dict.fromkeys((uid.ExplicitVRLittleEndian, *NATIVE, *PLUGINS))]
 _MOST = 5  # associations at once
 
 
-class Receiver:
+class StoreHandler:
+    """Writes the objects that were asked for into a folder, byte by byte as they are sent.
+
+    One at a time: an archive may send an object twice at once. pydicom's warnings, which quote
+    values, are the caller's to keep quiet.
+    """
+
+    def __init__(self, folder: Path, wanted: Iterable[Instance]) -> None:
+        self._folder, self._wanted = folder, {one.path for one in wanted}
+        self._lock = threading.Lock()
+
+    def store(self, event: evt.Event) -> int:
+        """Answer to C-STORE (PS3.4 B.2.3); the object's UIDs are its path."""
+        with self._lock:
+            if not self._wanted:
+                return 0xC000
+            dataset = event.dataset
+            instance = Instance(*(str(dataset.get(name, "")) for name in LEVELS.values()))
+            if instance.path not in self._wanted:
+                return 0xC000
+            try:
+                with replacing(self._folder / instance.path, "wb") as stream:
+                    stream.write(event.encoded_dataset())
+            except OSError:
+                return 0xA700  # out of resources
+            return 0x0000
+
+    def has(self, instance: Instance) -> bool:
+        """Say whether an object is there."""
+        return (self._folder / instance.path).exists()
+
+    def settle(self, instance: Instance, reason: str) -> str:
+        """Empty for an object that is there; one that is not has this reason, and comes too late.
+
+        It would otherwise count twice, as lost and as fetched.
+        """
+        with self._lock:
+            if self.has(instance):
+                return ""
+            self._wanted.discard(instance.path)
+            return reason
+
+    def close(self) -> None:
+        """Keep nothing any more; what is being written is written before this returns."""
+        with self._lock:
+            self._wanted.clear()
+
+
+class StorageServer:
     """Listens on a port of all interfaces while the context is open.
 
     Parameters
@@ -38,11 +87,11 @@ class Receiver:
         Our title and the port are in it.
     timeout : float
         Seconds for whoever connects to say what for.
-    keeper : Keeper
+    handler : StoreHandler
         Gets what arrives.
     classes : iterable of str
         SOP classes of what is asked for; an empty one can be any.
-    silence : Silence
+    idle : IdleTimeout
         Broken by what is stored, not by C-ECHO, which some send every minute.
     """
 
@@ -50,29 +99,29 @@ class Receiver:
         self,
         address: DimseAddress,
         timeout: float,
-        keeper: Keeper,
+        handler: StoreHandler,
         classes: Iterable[str],
-        silence: Silence,
+        idle: IdleTimeout,
     ) -> None:
         assert address.destination is not None
         self.port, self._tls = address.destination.port, address.destination.tls
-        self.keeper, self._silence = keeper, silence
+        self.handler, self._idle = handler, idle
         self._changed, self._errors = threading.Condition(), list[OSError]()
         self._busy, self._found, self._broke = set[Association](), False, False
         self._entity = AE(ae_title=address.own_title)
         self._entity.require_called_aet = True
         self._entity.maximum_associations = _MOST
         self._entity.acse_timeout = timeout
-        self._entity.dimse_timeout = self._entity.network_timeout = None  # `Silence` does it
+        self._entity.dimse_timeout = self._entity.network_timeout = None  # `IdleTimeout` does it
         self._entity.add_supported_context(Verification)
         for sop_class in _storage(classes):
             self._entity.add_supported_context(sop_class, _SYNTAXES)
 
-    def __enter__(self) -> "Receiver":
+    def __enter__(self) -> "StorageServer":
         handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, self._silence.watch),
+            (evt.EVT_CONN_OPEN, self._idle.watch),
             (evt.EVT_PDU_RECV, self._heard),
-            (evt.EVT_C_STORE, self.keeper.store),
+            (evt.EVT_C_STORE, self.handler.store),
             (evt.EVT_DIMSE_SENT, self._answered),
             (evt.EVT_CONN_CLOSE, self._closed),
         ]
@@ -90,7 +139,7 @@ class Receiver:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.keeper.close()
+        self.handler.close()
         self._server.shutdown()
         for association in self._entity.active_associations:
             cut(association)  # an abort is no answer to who has not asked for an association yet
@@ -105,11 +154,11 @@ class Receiver:
             the silence is too long.
         """
         with self._changed:
-            while not self.keeper.has(instance) and (promised or self._busy):
-                if (left := self._silence.left()) <= 0:
+            while not self.handler.has(instance) and (promised or self._busy):
+                if (left := self._idle.left()) <= 0:
                     break
                 self._changed.wait(left)
-        return self.keeper.has(instance)
+        return self.handler.has(instance)
 
     def doubt(self) -> str:
         """What seems to keep an archive from storing here; empty once it has begun to."""
@@ -129,7 +178,7 @@ class Receiver:
         accepted = event.assoc.accepted_contexts
         if all(context.abstract_syntax == Verification for context in accepted):
             return
-        self._silence.moved(event)
+        self._idle.moved(event)
         self._found = True
         if isinstance(event.pdu, P_DATA_TF):
             with self._changed:

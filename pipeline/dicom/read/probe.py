@@ -14,9 +14,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
 from pipeline.data.intensity import Intensity
-from pipeline.dicom.decoders import NATIVE, PLUGINS
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.pixels import read_frame
+from pipeline.dicom.read.decoders import NATIVE, PLUGINS
+from pipeline.dicom.read.pixels import read_frame
 
 SYNTAXES = (*NATIVE, *PLUGINS)
 _LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)

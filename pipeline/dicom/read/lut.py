@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 
 from pipeline.data.intensity import Intensity, quantise, scale, tail_limits
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.header import Header
-from pipeline.dicom.tables import Floats, Lookup, first_table
+from pipeline.dicom.read.header import Header
+from pipeline.dicom.read.tables import Floats, Lookup, first_table
 
 
 @dataclass(frozen=True, slots=True)

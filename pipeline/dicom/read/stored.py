@@ -12,10 +12,10 @@ import numpy as np
 from pydicom import uid
 from pydicom.encaps import generate_frames, get_frame, parse_basic_offsets, parse_fragments
 
-from pipeline.dicom.decoders import decode_compressed, decoder_for
 from pipeline.dicom.errors import DicomError, quiet
-from pipeline.dicom.header import Header
-from pipeline.dicom.parse import UNDEFINED
+from pipeline.dicom.read.decoders import decode_compressed, decoder_for
+from pipeline.dicom.read.header import Header
+from pipeline.dicom.read.parse import UNDEFINED
 
 MAX_PIXELS = 100_000_000  # per frame; a stitched whole-leg radiograph has about 40 million
 _GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")

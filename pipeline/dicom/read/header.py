@@ -1,6 +1,6 @@
 """The header of a DICOM file: only the elements that detection needs, never a patient's data.
 
-Everything before the pixels is walked over, but only the elements in `elements.KEPT` are kept, so a
+Everything before the pixels is walked over, but only the elements in `KEPT` are kept, so a
 `Header` cannot leak a name. Values that come from the file never enter an error message, except
 transfer syntax and SOP class, which identify no one.
 """
@@ -15,8 +15,69 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from pipeline.dicom.errors import DicomError, quiet, syntax_name
-from pipeline.dicom.parse import PixelElement, inflated, looks_like_dicom, parse, pixel_element
-from pipeline.dicom.values import joined
+from pipeline.dicom.read.parse import PixelElement, inflated, looks_like_dicom, parse, pixel_element
+from pipeline.dicom.read.values import joined
+
+# Elements that are kept of a header; all others are skipped unread. Nothing here names or dates a
+# patient: whoever adds an element adds it to what may be shown.
+_IDENTITY = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_SELECTION = (
+    "Modality",
+    "BodyPartExamined",
+    "ViewPosition",
+    "SeriesDescription",
+    "BurnedInAnnotation",
+)
+_GEOMETRY = (
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+    "PixelSpacingCalibrationType",
+    "InstanceNumber",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+)
+_IMAGE_PIXEL = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+)
+_GREY_SCALE = (
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "PresentationLUTShape",
+)
+_FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_PALETTE = tuple(
+    f"{prefix}{colour}PaletteColorLookupTable{part}"
+    for colour in ("Red", "Green", "Blue")
+    for prefix, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+)
+KEPT: tuple[str, ...] = (
+    *_IDENTITY,
+    *_SELECTION,
+    *_GEOMETRY,
+    *_IMAGE_PIXEL,
+    *_GREY_SCALE,
+    *_FUNCTIONAL_GROUPS,
+    *_PALETTE,
+)
 
 # Storage classes that hold no picture to look at, although some (segmentations, dose grids,
 # parametric maps) carry pixel data. A trailing dot stands for the whole family (PS3.4 B.5).
@@ -35,7 +96,7 @@ _NOT_IMAGES = (
 )
 
 
-class Source(Protocol):
+class Openable(Protocol):
     """What a DICOM file is read from: a `Path`, or anything else that opens like one."""
 
     def open(self, mode: Literal["rb"]) -> BinaryIO:
@@ -49,7 +110,7 @@ class Header:
 
     Attributes
     ----------
-    source : Source
+    source : Openable
     dataset : Dataset
         The elements in `KEPT` that the file has, and nothing else.
     syntax : UID
@@ -61,7 +122,7 @@ class Header:
         inflated stream.
     """
 
-    source: Source
+    source: Openable
     dataset: Dataset
     syntax: UID
     sop_class: str
@@ -108,7 +169,7 @@ class Header:
         return syntax_name(self.syntax)
 
 
-def read_header(source: Source, also: Sequence[str] = ()) -> Header:
+def read_header(source: Openable, also: Sequence[str] = ()) -> Header:
     """Read a DICOM file up to its pixels.
 
     Files without preamble or without meta information are accepted when they begin with an
@@ -116,7 +177,7 @@ def read_header(source: Source, also: Sequence[str] = ()) -> Header:
 
     Parameters
     ----------
-    source : Source
+    source : Openable
     also : sequence of str
         Keywords of elements to keep beside those in `KEPT`. They may name the patient: whoever
         asks for them answers for what becomes of them.
@@ -135,7 +196,7 @@ def read_header(source: Source, also: Sequence[str] = ()) -> Header:
             raise DicomError("not DICOM", "neither the DICM mark nor a leading DICOM element")
         try:
             with quiet():
-                dataset, syntax, stream = parse(file, head, also)
+                dataset, syntax, stream = parse(file, head, (*KEPT, *also))
                 element = pixel_element(stream, syntax)
                 meta = getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID", "")
                 sop_class = str(dataset.get("SOPClassUID") or meta)

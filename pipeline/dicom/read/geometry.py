@@ -7,8 +7,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from pipeline.dicom.errors import quiet
-from pipeline.dicom.header import Header
-from pipeline.dicom.lut import functional_group
+from pipeline.dicom.read.header import Header
+from pipeline.dicom.read.lut import functional_group
 
 AT_DETECTOR = "ImagerPixelSpacing (at the detector)"
 
