@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__
+from pipeline.cli.browse import browse
 from pipeline.cli.doctor import doctor
 from pipeline.cli.predict import predict
 from pipeline.config import DatasetName, Params, load_params
@@ -166,6 +167,7 @@ def report(
 
 app.command()(predict)
 app.command()(doctor)
+app.command()(browse)
 
 
 @app.command()
