@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.browse.suspicion import Suspicion, of_detections, of_objects
+from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
+from pipeline.evaluate.coco_matching import HIT, IGNORED, MISS, above, match
 from pipeline.evaluate.error_kinds import KINDS, find_errors
-from pipeline.evaluate.matching import HIT, IGNORED, MISS, above, match
-from pipeline.evaluate.tables import Found, Truth
 from pipeline.models.thresholds import OperatingPoint
 
 # What a box is: an object of the ground truth (nothing to compare with, found, missed, a crowd),
@@ -33,7 +33,7 @@ class Split:
         As `pipeline.data.coco.load_coco` gives it.
     images : Path
         Folder that `file_name` is relative to.
-    found : Found or None
+    found : Predictions or None
         Detections of all scores; None where nobody looked.
     point : OperatingPoint
         From which score on detections count.
@@ -44,7 +44,7 @@ class Split:
     name: str
     coco: dict[str, Any]
     images: Path
-    found: Found | None
+    found: Predictions | None
     point: OperatingPoint
     labelled: bool = True
 
@@ -97,9 +97,9 @@ class BoxTable:
 
 def boxes_of(split: Split, classes: Sequence[str], before: int) -> list[BoxTable]:
     """Objects and detections of a split whose images begin at place `before`."""
-    # In the order in which `Truth` keeps them, so that annotation ids stay beside the boxes.
+    # In the order in which `GroundTruth` keeps them, so that annotation ids stay beside the boxes.
     rows = sorted(split.coco["annotations"], key=lambda a: (a["image_id"], a["category_id"]))
-    truth = Truth.of({**split.coco, "annotations": rows})
+    truth = GroundTruth.of({**split.coco, "annotations": rows})
     places = np.array([classes.index(name) for _, name in truth.categories], dtype=np.int64)
     ids = np.array([row["id"] for row in rows], dtype=np.int64)
     if split.found is None:
@@ -132,7 +132,7 @@ def _nothing(n: int) -> Suspicion:
 
 
 def _objects(
-    truth: Truth,
+    truth: GroundTruth,
     places: np.ndarray,
     before: int,
     kinds: np.ndarray,
@@ -153,7 +153,7 @@ def _objects(
 
 
 def _detections(
-    found: Found, places: np.ndarray, before: int, kinds: np.ndarray, suspicion: Suspicion
+    found: Predictions, places: np.ndarray, before: int, kinds: np.ndarray, suspicion: Suspicion
 ) -> BoxTable:
     return BoxTable(
         found.image + before,

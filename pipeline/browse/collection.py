@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.browse.boxes import BOX_KINDS, BoxTable, Split, boxes_of
 from pipeline.errors import DescryError
-from pipeline.evaluate.matching import AREAS
+from pipeline.evaluate.coco_matching import AREAS
 
 SIZES = tuple(AREAS)  # all, small, medium, large
 ORDERS = ("file", "loss", "disagreement", "boxes")
@@ -180,7 +180,7 @@ class Collection:
 
 
 def _entries(split: Split) -> list[ImageEntry]:
-    """Images by ascending id, the order of `Truth.image_ids`."""
+    """Images by ascending id, the order of `GroundTruth.image_ids`."""
     return [
         ImageEntry(
             split.name,

@@ -9,8 +9,8 @@ from typing import Any
 from pipeline.browse.boxes import Split
 from pipeline.data.coco import load_coco
 from pipeline.errors import DescryError
-from pipeline.evaluate.foreign import read_found
-from pipeline.evaluate.tables import Found, Truth
+from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
+from pipeline.evaluate.run import read_found
 from pipeline.models.thresholds import OperatingPoint
 
 DEFAULT_THRESHOLD = 0.5
@@ -76,7 +76,7 @@ def open_splits(
             if name == looked_at and predictions is not None:
                 found, point = read_found(predictions, coco), _point_beside(predictions) or point
             elif name == looked_at and detector is not None:
-                found = Found.of(Truth.of(coco), detector.detect(file, folder))
+                found = Predictions.of(GroundTruth.of(coco), detector.detect(file, folder))
                 point = detector.point
             if threshold is not None:
                 point = OperatingPoint(threshold, "given with --threshold")
@@ -122,7 +122,7 @@ def _predicted(folder: Path, images: Path, threshold: float | None) -> Split:
     if any("score" not in row for row in rows):
         raise DescryError(f"{folder / DETECTIONS}: an annotation has no score; run predict again")
     coco["annotations"] = []
-    found = Found.of(Truth.of(coco), rows)
+    found = Predictions.of(GroundTruth.of(coco), rows)
     point = OperatingPoint(threshold or 0.0, "as predicted")
     return Split(folder.name, coco, images, found, point, labelled=False)
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluate.overlap import overlaps
-from pipeline.evaluate.tables import Found, Truth
+from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
+from pipeline.evaluate.coco_matching import overlaps
 
 FOREGROUND = 0.5  # IoU
 LEAST = 0.01  # of a probability, so that one box costs 4.6 at most
@@ -32,7 +32,7 @@ class Suspicion:
     disagreement: np.ndarray
 
 
-def of_objects(truth: Truth, found: Found) -> Suspicion:
+def of_objects(truth: GroundTruth, found: Predictions) -> Suspicion:
     """Objects, by all detections of any score; 0 for crowds."""
     d, g, iou = _same_class(truth, found)
     probability, agreement = np.zeros(len(truth.area)), np.zeros(len(truth.area))
@@ -45,7 +45,7 @@ def of_objects(truth: Truth, found: Found) -> Suspicion:
     )
 
 
-def of_detections(truth: Truth, found: Found, wrong: np.ndarray) -> Suspicion:
+def of_detections(truth: GroundTruth, found: Predictions, wrong: np.ndarray) -> Suspicion:
     """Detections, of which `wrong` (d,) have no object; 0 for the others."""
     d, _, iou = _same_class(truth, found)
     nearest = np.zeros(len(found))
@@ -56,7 +56,9 @@ def of_detections(truth: Truth, found: Found, wrong: np.ndarray) -> Suspicion:
     )
 
 
-def _same_class(truth: Truth, found: Found) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _same_class(
+    truth: GroundTruth, found: Predictions
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Detection, object and IoU of all pairs of one class that touch."""
     least = np.finfo(np.float64).tiny
     d, g, iou = overlaps(
