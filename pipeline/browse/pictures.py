@@ -28,7 +28,7 @@ def read_pixels(entry: ImageEntry, intensity: Intensity) -> np.ndarray:
         When there is no such file, or it cannot be decoded.
     """
     from pipeline.dicom.errors import DicomError  # ordinary images do without pydicom
-    from pipeline.dicom.parse import looks_like_dicom
+    from pipeline.dicom.read.parse import looks_like_dicom
 
     place = f"{entry.root / entry.file_name}"
     try:
@@ -48,7 +48,7 @@ def _plain(file: Path | Member, intensity: Intensity) -> np.ndarray:
 
 
 def _dicom(file: Path | Member, entry: ImageEntry, intensity: Intensity) -> np.ndarray:
-    from pipeline.dicom.pixels import read_frame
+    from pipeline.dicom.read.pixels import read_frame
 
     return read_frame(file, intensity, entry.frame).pixels
 
