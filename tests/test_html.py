@@ -11,8 +11,18 @@ from PIL import Image
 
 from pipeline.html.chart import Series, chart, charts
 from pipeline.html.page import RESEARCH_USE, Link, Section, render_page
-from pipeline.html.parts import Picture, Tile, facts, fold, gallery, inline, items, table, tiles
-from pipeline.html.picture import data_uri
+from pipeline.html.parts import (
+    Picture,
+    Tile,
+    data_uri,
+    facts,
+    fold,
+    gallery,
+    inline,
+    items,
+    table,
+    tiles,
+)
 
 EVIL = '<img src=x onerror="alert(1)">'
 

@@ -28,8 +28,8 @@ from pipeline.models.saved import SavedModel
 from pipeline.models.thresholds import OperatingPoint
 from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder
-from pipeline.report.page import write_page
 from pipeline.report.run import Run
+from pipeline.report.write import write_page
 
 HOW = Resampling(resamples=5)
 

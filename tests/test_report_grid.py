@@ -11,9 +11,8 @@ import pytest
 from run_factory import DETECTOR, make_run, rows_of
 
 from pipeline.report.grid.cells import Spread, build, over_seeds
-from pipeline.report.grid.experiments import nested
+from pipeline.report.grid.experiments import Experiment, Reference, from_folders, nested
 from pipeline.report.grid.formats import NOT_WIDENED, write_grid
-from pipeline.report.grid.records import Record, Reference, from_folders
 
 NOW = {
     "model.backbone": "vit",
@@ -144,7 +143,7 @@ def test_what_does_not_fit_is_left_out_with_the_reason(folders, tmp_path):
 
 
 def test_other_backbones_get_rows_when_there_are_records_of_them():
-    record = Record("x", "rsna", DETECTOR | {"backbone": "glnet"}, 0, {}, "", {"AP": 0.1})
+    record = Experiment("x", "rsna", DETECTOR | {"backbone": "glnet"}, 0, {}, "", {"AP": 0.1})
     names = [c.backbone for c in build([record], REFERENCE, lambda a, b: None).cells]
     assert list(dict.fromkeys(names)) == ["vit", "swin", "dat", "glnet"]
 

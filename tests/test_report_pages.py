@@ -1,16 +1,17 @@
 """The page of a run, the index and the comparison, from hand-made folders."""
 
+import json
 import re
 
 import pytest
 from run_factory import make_dataset, make_run, write
 
 from pipeline.errors import DescryError
-from pipeline.report.card import prose
-from pipeline.report.page import write_page
+from pipeline.report.index import COLUMNS, write_table
+from pipeline.report.provenance import prose
 from pipeline.report.run import Run
 from pipeline.report.words import figure, large
-from pipeline.report.write import compare_folders, labels_of, write_report
+from pipeline.report.write import compare_folders, labels_of, write_page, write_report
 
 STAND_IN = "Stand-in: these are other cells."
 
@@ -99,6 +100,34 @@ def test_index_and_table_list_what_was_evaluated(project):
     assert all((out / link).is_file() for link in links)
     assert "rsna synthetic, stand-in, sample 8 5 0.250" in plain(text)
     assert f"rsna: {STAND_IN}" in plain(text)
+
+
+def metrics_of(**figures):
+    return dict.fromkeys(COLUMNS) | {"images": 3, "objects": 0} | figures
+
+
+def test_the_table_shows_what_there_is_and_na_where_nothing_could_be_counted(tmp_path):
+    runs = tmp_path / "metrics"
+    runs.mkdir()
+    a = metrics_of(objects=7, AP=0.12345, AP50=1.0, AP75=0.0, AR1=0.5, AR10=0.25, AR100=0.75)
+    (runs / "rsna.json").write_text(json.dumps({"rsna": a}))
+    (runs / "nih.json").write_text(json.dumps({"nih": metrics_of()}))
+    text = write_table(runs, ["nih", "cod10k", "rsna"], tmp_path / "report")
+    assert text == (tmp_path / "report/table.md").read_text()
+    assert text.splitlines() == [
+        "| dataset | images | objects |    AP |  AP50 |  AP75 |   AR1 |  AR10 | AR100 |",
+        "|---------|-------:|--------:|------:|------:|------:|------:|------:|------:|",
+        "| nih     |      3 |       0 |   n/a |   n/a |   n/a |   n/a |   n/a |   n/a |",
+        "| rsna    |      3 |       7 | 0.123 | 1.000 | 0.000 | 0.500 | 0.250 | 0.750 |",
+    ]
+    assert (tmp_path / "report/table.csv").read_text().splitlines()[2] == (
+        "rsna,3,7,0.123,1.000,0.000,0.500,0.250,0.750"
+    )
+
+
+def test_nothing_evaluated_is_said(tmp_path):
+    with pytest.raises(DescryError, match="dvc repro"):
+        write_table(tmp_path, ["nih"], tmp_path / "report")
 
 
 def test_one_page_or_the_index_alone_with_the_same_bytes(project, tmp_path):

@@ -155,7 +155,7 @@ def report(
     """Pages to look at: figures, pictures, curves; one per dataset, or several runs compared."""
     chosen = load_params(params, changes or ())
     if grid:
-        from pipeline.grid import grid as table
+        from pipeline.stages.grid import grid as table
 
         written = load_params(params)
         typer.echo(table(chosen, written, changes or (), runs or [], out), nl=False)

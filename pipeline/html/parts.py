@@ -1,10 +1,14 @@
-"""What sections are made of: tables, key figures, facts, galleries, folds."""
+"""What sections are made of: tables, key figures, facts, galleries, folds, pictures."""
 
+import base64
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from markupsafe import Markup, escape
+from PIL import Image
 
 from pipeline.html.page import environment
 
@@ -31,7 +35,7 @@ class Picture:
     Attributes
     ----------
     source : str
-        A data URI (`pipeline.html.picture`) or a relative address.
+        A data URI (`data_uri`) or a relative address.
     alt : str
         What it shows, for those who do not see it.
     caption : str
@@ -73,6 +77,28 @@ def facts(pairs: Mapping[str, object]) -> Markup:
 def gallery(pictures: Iterable[Picture], *, wide: bool = False) -> Markup:
     """Pictures in a grid that fits the screen; `wide` for those that need width."""
     return _part("gallery", pictures=list(pictures), wide=wide)
+
+
+def data_uri(source: Path | Image.Image, side: int, quality: int = 82) -> str:
+    """A picture as a JPEG data URI.
+
+    Parameters
+    ----------
+    source : Path or Image
+    side : int
+        Longest side in pixels; larger pictures are made smaller, none is enlarged.
+    quality : int
+        Of the JPEG, 1 to 95.
+    """
+    if isinstance(source, Path):
+        with Image.open(source) as opened:
+            return data_uri(opened.convert("RGB"), side, quality)
+    image = source.convert("RGB")
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    # Full colour resolution: thin coloured boxes would fade otherwise.
+    image.save(stream, "JPEG", quality=quality, subsampling=0, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def fold(summary: str, body: Markup, *, shown: bool = False) -> Markup:

@@ -7,11 +7,10 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.atomic import replacing
+from pipeline.errors import DescryError
 from pipeline.html.page import Section, render_page
-from pipeline.html.parts import Picture, fold, gallery, joined, paragraph, table
-from pipeline.html.picture import data_uri
-from pipeline.report.overlay import overlay
-from pipeline.report.paired import paired
+from pipeline.html.parts import Picture, data_uri, fold, gallery, joined, paragraph, table
+from pipeline.report.curves import overlay
 from pipeline.report.provenance import flat
 from pipeline.report.run import Run
 from pipeline.report.words import counted, figure
@@ -141,3 +140,30 @@ def _settings(runs: Mapping[str, Run]) -> Markup:
 def _settled(about: Mapping[str, Any]) -> dict[str, Any]:
     words = ("score_threshold_source", "class_threshold_sources")
     return {key: value for key, value in about.items() if key not in words}
+
+
+def paired(a: Path, b: Path, truth: Path) -> dict[str, Any] | str:
+    """What `pipeline.evaluate.compare` finds, or the reason why it cannot be asked.
+
+    Parameters
+    ----------
+    a, b : Path
+        Evaluation folders of two runs on the same dataset.
+    truth : Path
+        The COCO file of the test split; it must be the one that both were evaluated on.
+    """
+    from pipeline.evaluate.compare import compare_runs  # only where two runs are compared
+
+    for needed in (truth, a / "predictions.json", b / "predictions.json"):
+        if not needed.is_file():
+            return f"{needed} is not at hand"
+    try:
+        return compare_runs(truth, a, b)
+    except DescryError as error:
+        return str(error)
+
+
+def paired_p(a: Path | None, b: Path | None, truth: Path) -> float | None:
+    """p-value of the difference in AP between two evaluations; None where it cannot be had."""
+    outcome = paired(a, b, truth) if a and b else "no predictions"
+    return None if isinstance(outcome, str) else outcome["figures"]["AP"]["p"]

@@ -1,4 +1,8 @@
-"""The curves of a run, its FROC figures and its confusion matrix."""
+"""The curves of one run or of several in one drawing, FROC figures and the confusion matrix."""
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any
 
 from markupsafe import Markup
 
@@ -48,7 +52,7 @@ def _of(rows: list[Row], name: str) -> list[Row]:
 
 
 def _froc(run: Run) -> Markup | None:
-    rows = [row for row in run.rows("froc.csv") if float(row["fp_per_image"]) > 0]
+    rows = _froc_rows(run)
     if not rows:
         return None
     series = _series("", rows, "fp_per_image", "sensitivity")
@@ -149,3 +153,41 @@ def _shaded(count: int | None, total: int) -> Markup:
     return Markup('<span class="shade" style="--share: {}">{}</span>').format(
         f"{share:.2f}", figure(count)
     )
+
+
+def overlay(runs: Mapping[str, Run], about: str = "") -> Markup:
+    """FROC, F1, validation AP and training loss of runs beside each other.
+
+    Parameters
+    ----------
+    runs : mapping
+        Runs by the name that the legend shows.
+    about : str
+        Put before the titles, which must differ on a page.
+    """
+
+    def drawn(
+        title: str, rows: Callable[[Run], list[Row]], x: str, y: str, **options: Any
+    ) -> Markup:
+        series = [_series(name, rows(run), x, y) for name, run in runs.items()]
+        kept = [one for one in series if any(map(isfinite, one.y))]
+        labels = (x.replace("fp_per_image", "false positives per image"), options.pop("label", y))
+        return chart(about + title, kept, *labels, **options) if kept else Markup("")
+
+    return charts(
+        (
+            drawn("FROC", _froc_rows, "fp_per_image", "sensitivity", unit_y=True, log_x=True),
+            drawn("F1 by score threshold", _pooled, "threshold", "f1", label="F1", unit_x=True),
+            drawn("Validation AP", Run.history, "epoch", "val_AP", label="AP", whole_x=True),
+            drawn("Training loss", Run.history, "epoch", "loss", whole_x=True),
+        )
+    )
+
+
+def _froc_rows(run: Run) -> list[Row]:
+    """Without the origin, which a logarithmic axis does not have."""
+    return [row for row in run.rows("froc.csv") if float(row["fp_per_image"]) > 0]
+
+
+def _pooled(run: Run) -> list[Row]:
+    return [row for row in run.rows("f1_confidence.csv") if row["class"] == "all"]

@@ -3,18 +3,20 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from markupsafe import Markup
 
 from pipeline.html.chart import Series, chart, charts
 from pipeline.html.page import RESEARCH_USE
 from pipeline.html.parts import facts, fold, items, joined, paragraph, table
-from pipeline.report.card import prose
 from pipeline.report.run import SAMPLE, Run, numbers, read_rows
 from pipeline.report.words import counted, figure, large
 
 _NOT_LOSSES = ("epoch", "lr", "val_AP", "val_AP50")
 _FEW_OBJECTS = 100
 MIB = 2**20
+_BELOW = 2  # headings of the page above those of a card
 
 
 def training(run: Run) -> Markup:
@@ -100,6 +102,33 @@ def _balance(made: Mapping[str, Any]) -> Markup:
 def _notes(made: Mapping[str, Any]) -> Markup:
     notes = made["notes of the converter"]
     return fold(f"Notes of the converter ({len(notes)})", items(notes)) if notes else Markup("")
+
+
+def prose(text: str) -> Markup:
+    """A dataset's card, Markdown, as HTML: no raw HTML, no images, links to the web only.
+
+    Links to files would lead nowhere from where the page lies; their words stay.
+    """
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    tokens = reader.parse(text)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1]) + _BELOW)}"
+        if token.children is not None:
+            token.children = _without_files(token.children)
+    rendered = reader.renderer.render(tokens, reader.options, {})
+    return Markup('<div class="prose">\n{}</div>\n').format(Markup(rendered))
+
+
+def _without_files(tokens: list[Token]) -> list[Token]:
+    """Inline tokens without the links that are not to the web."""
+    kept, dropped = [], False  # links do not nest
+    for token in tokens:
+        if token.type == "link_open":
+            dropped = not str(token.attrs["href"]).startswith(("https://", "http://"))
+        if not (dropped and token.type in ("link_open", "link_close")):
+            kept.append(token)
+    return kept
 
 
 def model_and_cost(run: Run) -> Markup:

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.report.grid.records import ARMS, Record, Reference
+from pipeline.report.grid.experiments import ARMS, Experiment, Reference
 
 FIGURES = ("AP", "AP50", "AP75", "AR100")
 _EQUAL = 1e-12  # figures closer than this differ by rounding
 PAPER_BACKBONES = ("vit", "swin", "dat")
 # Two records of the same cell and seed: the p-value of the difference in AP, or None
-Paired = Callable[[Record, Record], float | None]
+Paired = Callable[[Experiment, Experiment], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Grid:
     left_out: list[str] = field(default_factory=list)
 
 
-def build(records: Iterable[Record], reference: Reference, paired: Paired) -> Grid:
+def build(records: Iterable[Experiment], reference: Reference, paired: Paired) -> Grid:
     """Sort records into cells and compare each arm with its baseline.
 
     The table has the datasets of the reference and, for each, the backbones of the paper and all
@@ -92,10 +92,10 @@ def build(records: Iterable[Record], reference: Reference, paired: Paired) -> Gr
     return Grid(cells, left_out)
 
 
-Chosen = dict[tuple[str, str, str], dict[int, Record]]
+Chosen = dict[tuple[str, str, str], dict[int, Experiment]]
 
 
-def _choose(records: Sequence[Record], reference: Reference) -> tuple[Chosen, list[str]]:
+def _choose(records: Sequence[Experiment], reference: Reference) -> tuple[Chosen, list[str]]:
     """Records by cell and seed; and why the others are none."""
     chosen: Chosen = {}
     left_out = []
@@ -124,7 +124,7 @@ def _commonest(hashes: Iterable[str]) -> str:
     return Counter(hashes).most_common(1)[0][0]
 
 
-def _unfit(record: Record, reference: Reference, arm: str | None, data: str) -> str:
+def _unfit(record: Experiment, reference: Reference, arm: str | None, data: str) -> str:
     """Why a record is in no cell; "" if it is in one."""
     wanted = reference.settings[record.dataset]
     differing = [
@@ -147,7 +147,7 @@ def _plain(value: object) -> object:
 
 
 def _command(
-    reference: Reference, dataset: str, backbone: str, arm: str, found: Mapping[int, Record]
+    reference: Reference, dataset: str, backbone: str, arm: str, found: Mapping[int, Experiment]
 ) -> str:
     """The command for the first seed that is not there yet."""
     if not reference.possible(backbone, arm):
@@ -158,8 +158,8 @@ def _command(
 
 def _cell(
     key: tuple[str, str, str],
-    mine: Mapping[int, Record],
-    plain: Mapping[int, Record],
+    mine: Mapping[int, Experiment],
+    plain: Mapping[int, Experiment],
     command: str,
     paired: Paired,
 ) -> Cell:
@@ -179,7 +179,7 @@ def _cell(
     )
 
 
-def _ap(records: Mapping[int, Record]) -> dict[int, float]:
+def _ap(records: Mapping[int, Experiment]) -> dict[int, float]:
     return {s: r.figures["AP"] for s, r in records.items() if r.figures["AP"] is not None}
 
 

@@ -10,7 +10,7 @@ from pipeline.html.page import Section, render_page
 from pipeline.html.parts import fold, items, joined, paragraph, table
 from pipeline.report.compare import p_value
 from pipeline.report.grid.cells import FIGURES, Cell, Grid, Spread
-from pipeline.report.grid.records import ARMS
+from pipeline.report.grid.experiments import ARMS
 
 NAMES = {"AP": "mAP", "AP50": "AP50", "AP75": "AP75", "AR100": "AR"}
 HEADER = ("backbone", "arm", "seeds", *NAMES.values(), "change of mAP", "p (seeds)", "p (images)")

@@ -1,18 +1,19 @@
-"""The assembly of the table of experiments: it belongs to `pipeline.stages`.
-
-Like that, it knows params.yaml, which `pipeline.report` does not.
-"""
+"""The table dataset x backbone x arm of all experiments."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.config import DatasetName, Model, Params, validate
+from pipeline.models.controls import matched_width
+from pipeline.report.compare import paired_p
+from pipeline.report.grid.cells import build
+from pipeline.report.grid.experiments import Experiment, Reference, from_dvc, from_folders
+from pipeline.report.grid.formats import write_grid
+from pipeline.report.run import warnings_of
 from pipeline.stages import DATASETS, RUNS
-
-if TYPE_CHECKING:
-    from pipeline.report.grid.records import Reference
+from pipeline.stages.train import spec_of
 
 
 def grid(
@@ -23,12 +24,6 @@ def grid(
     Of folders of runs if there are any, else of the experiments that DVC knows. `params` are the
     `written` ones with the `changes`, which the commands for empty cells have to repeat.
     """
-    from pipeline.report.grid.cells import build
-    from pipeline.report.grid.experiments import from_dvc
-    from pipeline.report.grid.formats import write_grid
-    from pipeline.report.grid.records import Record, from_folders
-    from pipeline.report.paired import paired_p
-    from pipeline.report.run import warnings_of
 
     def read(
         tree: Mapping[str, Any], name: DatasetName
@@ -37,7 +32,7 @@ def grid(
         old = validate({**tree, "convert": {name: {}}}, f"dvc.lock, train@{name}")
         return asdict(old.model), old.train.seed, _settings(old, name)
 
-    def paired(a: Record, b: Record) -> float | None:
+    def paired(a: Experiment, b: Experiment) -> float | None:
         truth = DATASETS / a.dataset / "coco/annotations/test.json"
         return paired_p(a.evaluate, b.evaluate, truth)
 
@@ -47,12 +42,8 @@ def grid(
     return write_grid(built, out or RUNS / "grid", said)
 
 
-def _reference(params: Params, written: Params, changes: Sequence[str]) -> "Reference":
+def _reference(params: Params, written: Params, changes: Sequence[str]) -> Reference:
     """What the grid is about: the parameters, but for arm and seed."""
-    from pipeline.models.controls import matched_width
-    from pipeline.report.grid.records import Reference
-    from pipeline.stages.train import spec_of
-
     model, default = params.model, Model()
     depth, concepts = model.pool_layers or default.pool_layers, model.concepts or default.concepts
     arm: dict[str, Any] = {
