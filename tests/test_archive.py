@@ -1,6 +1,7 @@
 """Archives, against a real Orthanc, and what needs none."""
 
 import logging
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import ClassVar
@@ -11,12 +12,14 @@ from dicom_factory import ROOT, image_dataset, save
 from orthanc import PASSWORD, USER, free_port, orthanc
 from predict_factory import BrightSpots, content, rows_of, spot
 from pydicom import dcmread, uid
+from typer.testing import CliRunner
 from urllib3.util import Retry
 
 from pipeline.archive import connection
 from pipeline.archive.address import DimseAddress, parse_address
 from pipeline.archive.query import Instance, parse_query
 from pipeline.archive.transfer import Transfers, fetch_all, send_all
+from pipeline.cli import app
 from pipeline.errors import DescryError
 from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder
@@ -267,3 +270,22 @@ def test_queries():
     for wrong in (["PatientName=Ada"], ["Modality"], ["Modality="], []):
         with pytest.raises(DescryError, match="KEY=VALUE"):
             parse_query(wrong)
+
+
+@pytest.mark.parametrize(
+    ("url", "missing"),
+    [("https://pacs.example/web", "dicomweb_client"), ("dicom://PACS@host:104", "pynetdicom")],
+)
+@pytest.mark.parametrize("option", ["--from", "--to"])
+def test_without_the_extra_it_says_how_to_get_it(monkeypatch, tmp_path, url, missing, option):
+    """What has no archive in it needs neither library."""
+    for name in [name for name in sys.modules if name.split(".")[0] in (missing, "requests")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    parse_query(["Modality=DX"])
+    more = ["--query", "Modality=DX"] if option == "--from" else [str(tmp_path), "--sr"]
+    command = ["predict", *more, option, url, "-o", "out", "--checkpoint", "none.pt"]
+    said = CliRunner().invoke(app, command)
+    assert isinstance(said.exception, DescryError)
+    assert missing in str(said.exception)
+    assert "python -m pip install 'descry[archive]'" in str(said.exception)

@@ -4,9 +4,8 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from urllib.parse import SplitResult, urlsplit
-
-from requests.certs import where
 
 from pipeline.archive.tls import client_context, server_context
 from pipeline.errors import DescryError
@@ -84,8 +83,9 @@ def parse_address(
     Raises
     ------
     DescryError
-        When it is neither kind, or holds a password. The message does not repeat it. And when a
+        When it is neither kind, or holds a password. The message does not repeat it. When a
         certificate or key cannot be read (`pipeline.archive.tls`), or there can be no such port.
+        And when the libraries of the extra `archive` are not installed.
     """
     try:
         parts = urlsplit(text)
@@ -95,6 +95,7 @@ def parse_address(
     if parts.scheme in ("http", "https") and host:
         if move_port is not None:
             raise DescryError("--move-port: goes with --from dicom(s)://, not with DICOMweb")
+        _require("requests", "dicomweb_client")
         return _web(text, parts, environment)
     dimse = parts.scheme in ("dicom", "dicoms")
     if dimse and host and port and parts.username and not parts.password:
@@ -102,6 +103,7 @@ def parse_address(
         for title in (parts.username, own):
             if not 0 < len(title.strip()) <= 16:
                 raise DescryError(f"AE title {title!r}: 1 to 16 characters are allowed")
+        _require("pynetdicom")
         secure = parts.scheme == "dicoms"
         tls = client_context(environment) if secure else None
         destination = None if move_port is None else _destination(move_port, secure, environment)
@@ -112,6 +114,16 @@ def parse_address(
     )
 
 
+def _require(*libraries: str) -> None:
+    """Say how to get what most who use the project never need."""
+    missing = [name for name in libraries if find_spec(name) is None]
+    if missing:
+        raise DescryError(
+            f"--from, --to: archives need {' and '.join(missing)}, which "
+            "`python -m pip install 'descry[archive]'` installs"
+        )
+
+
 def _web(text: str, parts: SplitResult, environment: Mapping[str, str]) -> WebAddress:
     if "@" in parts.netloc:
         raise DescryError(
@@ -119,6 +131,8 @@ def _web(text: str, parts: SplitResult, environment: Mapping[str, str]) -> WebAd
             f"logs; set {USER} and {PASSWORD}, or {TOKEN}"
         )
     user, password, token = (environment.get(name, "") for name in (USER, PASSWORD, TOKEN))
+    from requests.certs import where  # of the extra `archive`
+
     bundle = environment.get("REQUESTS_CA_BUNDLE") or where()  # what requests goes by
     tls = client_context(environment, bundle) if parts.scheme == "https" else None
     return WebAddress(text.rstrip("/"), user, password, token, tls)
