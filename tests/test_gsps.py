@@ -132,6 +132,14 @@ def test_look_up_tables_are_kept(tmp_path):
     assert _table(state) == ([4, 300, 16], [80, 160, 320, 65535])
 
 
+def test_a_long_table_that_begins_below_zero(tmp_path):
+    below = {"RescaleSlope": 1, "RescaleIntercept": -100}
+    table = lut([*range(40000)], -100, 16)
+    state, _ = state_of(tmp_path, RAMP, VOILUTSequence=table, **below)
+    (descriptor, entries) = _table(state)
+    assert descriptor == [40000, -100, 16] and entries[:3] == [0, 1, 2]
+
+
 def test_a_modality_table_becomes_part_of_the_window(tmp_path):
     extra = {"WindowCenter": 500, "WindowWidth": 1000, "VOILUTFunction": "LINEAR_EXACT"}
     table = lut([0, 250, 500, 2000], 0, 12)

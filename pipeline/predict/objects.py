@@ -22,7 +22,7 @@ from pipeline.predict.options import OBJECTS
 from pipeline.predict.overlay import MARK
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import FileResult
-from pipeline.predict.sources import located
+from pipeline.predict.sources import SourceError, located
 
 _Warning = tuple[str, str]
 
@@ -71,7 +71,7 @@ class ObjectWriter:
             plain = error.kind == "not DICOM"
             detail = "an ordinary image has no UIDs to refer to" if plain else error.detail
             return [(CANNOT_REFER, detail)]
-        except Exception as error:  # gone meanwhile, or damaged in a way that reading forgave
+        except (OSError, SourceError) as error:  # gone or changed since it was read
             return [(CANNOT_REFER, f"cannot be read again ({type(error).__name__})")]
         troubles = []
         if source.left_out:
@@ -103,7 +103,7 @@ class ObjectWriter:
             raise  # the disk is full or gone: that is no matter of this file
         except DicomError as error:
             return f"no {kind} written", error.detail
-        except Exception as error:  # unusual headers meet checks of highdicom's of many types
+        except (TypeError, ValueError) as error:  # an unusual header meets a check of highdicom's
             return f"no {kind} written", f"the header does not allow it ({type(error).__name__})"
         return None
 
