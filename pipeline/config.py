@@ -1,39 +1,48 @@
 """params.yaml as frozen, validated dataclasses: the only configuration there is.
 
 A recipe (``sample`` or ``paper``) holds what depends on the size of the undertaking; all other
-groups hold for both. A dataset of one's own is a group in `convert`; its name then stands in the
-other groups by dataset, too. Nothing here imports torch, so that a mistake in params.yaml shows in
-well under a second, before any stage starts to work.
+groups hold for both. What belongs to a dataset (its group in `convert`, its defaults) stands in
+`pipeline.convert.registry`; a dataset of one's own is a group in `convert` of a new name. Nothing
+here imports torch, so that a mistake in params.yaml shows in well under a second, before any stage
+starts to work.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from functools import lru_cache
+from dataclasses import field, make_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from pipeline.convert.registry import AugmentName, Dataset, annotated, built_in
 from pipeline.errors import DescryError
-from pipeline.schema import Schema
+from pipeline.schema import FROZEN, Fraction, NotNegative, Positive, Schema, unknown_key
 
-BuiltIn = Literal["ccellbio", "cod10k", "brain_tumor", "nih", "rsna"]
-DatasetName = str  # one of these, or of one's own
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
+DatasetName = str  # of a built-in dataset, or of one of your own
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=32)]
 Passes = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
-_FROZEN = ConfigDict(extra="forbid", strict=True)
+
+def _defaults(key: str) -> dict[str, Any]:
+    """What the built-in datasets say of themselves: name -> value."""
+    return {name: getattr(one, key) for name, one in built_in().items()}
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@cache
+def _convert(datasets: tuple[Dataset, ...]) -> Schema[Any]:
+    """The group `convert`: `png_level`, and a group for each of the datasets."""
+    level: Any = Annotated[int, Field(ge=0, le=9)]
+    groups = [(one.name, one.params, one.params()) for one in datasets]
+    plain = make_dataclass("Convert", [("png_level", level, 1), *groups], frozen=True)
+    return Schema(dataclass(frozen=True, config=FROZEN)(plain), ("convert",))
+
+
+@dataclass(frozen=True, config=FROZEN)
 class Data:
     """Where images come from and how they are divided."""
 
@@ -43,70 +52,7 @@ class Data:
     test_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.2
 
 
-@dataclass(frozen=True, config=_FROZEN)
-class FolderParams:
-    """Adapter for COCO, VOC, YOLO and mask layouts, with tiling of large slides (pixels).
-
-    `masks` says what a value in a mask is: an object or a class. `group` is a regular expression
-    for what in a path names the patient or slide.
-    """
-
-    layout: Literal["auto", "coco", "voc", "yolo", "masks"] = "auto"
-    classes: tuple[str, ...] = ()
-    masks: Literal["instances", "classes"] = "instances"
-    group: str = ""
-    tile: Annotated[int, Field(ge=0)] = 0
-    tile_overlap: Annotated[int, Field(ge=0)] = 0
-    tile_keep: Fraction = 0.5
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class Cod10kParams:
-    """Which annotation and which class system of COD10K."""
-
-    annotations: Literal["auto", "json", "instance", "object"] = "auto"
-    classes: Literal["single", "super", "sub"] = "single"
-    noncam: bool = True
-    object_boxes: Literal["image", "component"] = "image"
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class BrainTumorParams:
-    """Which of the brain-tumor layouts, and Cheng's cross-validation fold for testing."""
-
-    layout: Literal["auto", "cheng", "yolo"] = "auto"
-    plane: Literal["all", "axial", "coronal", "sagittal"] = "all"
-    fold: Annotated[int, Field(ge=0, le=5)] = 1
-    classes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class NihParams:
-    """`negatives`: images without finding per boxed image."""
-
-    negatives: NotNegative = 1.0
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class RsnaParams:
-    """`mapping`: path of RSNA's mapping to NIH patients; empty looks for it in the raw folder."""
-
-    mapping: str = ""
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class Convert:
-    """Choices of each converter."""
-
-    png_level: Annotated[int, Field(ge=0, le=9)] = 1
-    ccellbio: FolderParams = FolderParams()
-    cod10k: Cod10kParams = Cod10kParams()
-    brain_tumor: BrainTumorParams = BrainTumorParams()
-    nih: NihParams = NihParams()
-    rsna: RsnaParams = RsnaParams()
-
-
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class IntensityParams:
     """From stored values to 8 bits where there are more than 8; see `pipeline.data.intensity`."""
 
@@ -115,32 +61,7 @@ class IntensityParams:
     high_percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.5
 
 
-AugmentName = Literal["none", "flip", "xray", "mri", "microscopy", "natural"]
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class Augment:
-    """The augmentation recipe of each dataset; see `pipeline.data.augment`."""
-
-    ccellbio: AugmentName = "microscopy"
-    cod10k: AugmentName = "natural"
-    brain_tumor: AugmentName = "mri"
-    nih: AugmentName = "xray"
-    rsna: AugmentName = "xray"
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class Modality:
-    """DICOM modalities like the dataset's images (PS3.3 C.7.3.1.1.1); none: not radiology."""
-
-    ccellbio: tuple[str, ...] = ()
-    cod10k: tuple[str, ...] = ()
-    brain_tumor: tuple[str, ...] = ("MR",)
-    nih: tuple[str, ...] = ("CR", "DX")
-    rsna: tuple[str, ...] = ("CR", "DX")
-
-
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Model:
     """Backbone and interaction; the size of it stands in the recipe."""
 
@@ -154,7 +75,7 @@ class Model:
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Train:
     """Optimisation; see `pipeline.train.schedule` and `pipeline.train.settings`.
 
@@ -183,7 +104,7 @@ class Train:
     fused: bool = True
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Evaluate:
     """Detections kept for the metrics, how many pictures are drawn, and how sure the figures are.
 
@@ -201,15 +122,15 @@ class Evaluate:
     level: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Predict:
     """The pipeline's own inference stage: whose model, on which folder."""
 
-    dataset: BuiltIn = "rsna"
+    dataset: DatasetName = "rsna"
     source: str = "datasets/rsna/sample/stage_2_train_images"
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Machine:
     """What changes speed but not what is computed; no stage depends on it.
 
@@ -229,18 +150,7 @@ class Machine:
     track: bool = False
 
 
-@dataclass(frozen=True, config=_FROZEN)
-class Epochs:
-    """Passes over the training split, per dataset."""
-
-    ccellbio: Passes = 30
-    cod10k: Passes = 30
-    brain_tumor: Passes = 30
-    nih: Passes = 30
-    rsna: Passes = 30
-
-
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Recipe:
     """What depends on the size of the undertaking.
 
@@ -255,10 +165,10 @@ class Recipe:
     fpn_channels: Annotated[int, Field(ge=16, le=1024, multiple_of=16)] = 256
     anchor_scale: Positive = 4.0
     batch_size: Annotated[int, Field(ge=1)] = 16
-    epochs: Epochs = Epochs()
+    epochs: dict[DatasetName, Passes] = field(default_factory=lambda: _defaults("epochs"))
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Recipes:
     """The two sizes of undertaking."""
 
@@ -266,17 +176,24 @@ class Recipes:
     paper: Recipe = Recipe()
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Params:
-    """All of params.yaml."""
+    """All of params.yaml.
+
+    `convert` has `png_level` and a group for each dataset, of the type that its entry in
+    `pipeline.convert.registry` names; `augment`, `modality` and the recipes' `epochs` have a value
+    for each.
+    """
 
     recipe: Literal["sample", "paper"] = "sample"
-    datasets: Annotated[tuple[BuiltIn, ...], Field(min_length=1)] = get_args(BuiltIn)
+    datasets: Annotated[tuple[DatasetName, ...], Field(min_length=1)] = tuple(built_in())
     data: Data = Data()
-    convert: Convert = Convert()
+    convert: Any = field(default_factory=lambda: _convert(tuple(built_in().values())).kind())
     intensity: IntensityParams = IntensityParams()
-    augment: Augment = Augment()
-    modality: Modality = Modality()
+    augment: dict[DatasetName, AugmentName] = field(default_factory=lambda: _defaults("augment"))
+    modality: dict[DatasetName, tuple[str, ...]] = field(
+        default_factory=lambda: _defaults("modality")
+    )
     model: Model = Model()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
@@ -292,9 +209,10 @@ class Params:
     @property
     def known(self) -> tuple[str, ...]:
         """All datasets that have parameters, whether chosen in `datasets` or not."""
-        return tuple(field.name for field in fields(self.augment))
+        return tuple(self.augment)
 
 
+_PARAMS = Schema(Params)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN = ("compare", "grid", "metrics", "predict", "report")  # folders of runs/ that are no dataset
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -318,64 +236,62 @@ def load_params(path: Path = Path("params.yaml"), overrides: Sequence[str] = ())
 
 def validate(tree: Mapping[str, Any], name: str = "params.yaml") -> Params:
     """Check a tree of plain values as `Params`."""
-    own = _own_datasets(tree)
-    schema = _schema(own)
-    if own:  # how they are augmented has to be said: not every picture may be mirrored
-        tree = {"augment": {}, **tree}
-    try:
-        return schema.adapter.validate_json(json.dumps(_read_floats(tree), default=str))
-    except ValidationError as error:
-        lines = [schema.explain(dict(item)) for item in error.errors(include_url=False)]
+    mistakes: list[str] = []
+    groups = dict(_read_floats(tree))
+    own = _own_datasets(groups.get("convert"))
+    datasets = built_in() | {key: annotated(key) for key in own}
+    convert = _convert(tuple(datasets.values())).read(groups.pop("convert", {}), mistakes)
+    params = _PARAMS.read(groups, mistakes)
+    if params is not None:
+        params = _complete(params, datasets, mistakes)
+    if params is None or mistakes:
         if own:
-            lines.append(f"(datasets of your own, as convert has their groups: {', '.join(own)})")
-        raise DescryError("\n".join(f"{name}: {line}" for line in lines)) from None
+            mistakes.append(
+                f"(datasets of your own, as convert has their groups: {', '.join(own)})"
+            )
+        raise DescryError("\n".join(f"{name}: {line}" for line in mistakes))
+    return replace(params, convert=convert)
 
 
-def _own_datasets(tree: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the groups in `convert` that are not of a dataset we know."""
-    convert = tree.get("convert")
+def _own_datasets(convert: Any) -> tuple[str, ...]:
+    """Names of the groups in `convert` that are not of a built-in dataset."""
     if not isinstance(convert, Mapping):
         return ()
-    known = {field.name for field in fields(Convert)}
     groups = [str(key) for key, value in convert.items() if isinstance(value, Mapping)]
     taken = [key for key in groups if key in _TAKEN]
     if taken:
         raise DescryError(f"convert.{taken[0]}: is no name for a dataset, see runs/{taken[0]}")
-    return tuple(key for key in groups if key not in known and _NAME.fullmatch(key))
+    return tuple(key for key in groups if key not in built_in() and _NAME.fullmatch(key))
 
 
-@lru_cache(maxsize=8)
-def _schema(own: tuple[str, ...]) -> Schema[Params]:
-    """The schema of `Params`, with one's own datasets wherever datasets have a key."""
-    if not own:
-        return Schema(TypeAdapter(Params))
-    names: Any = Literal[(*get_args(BuiltIn), *own)]
-    datasets = Annotated[tuple[names, ...], Field(min_length=1)]
-    epochs = _wider(Epochs, dict.fromkeys(own, (Passes, 30)))
-    recipe = _wider(Recipe, {"epochs": (epochs, epochs())})
-    recipes = _wider(Recipes, {key: (recipe, recipe()) for key in ("sample", "paper")})
-    convert = _wider(Convert, {name: (FolderParams, FolderParams()) for name in own})
-    modality = _wider(Modality, dict.fromkeys(own, (tuple[str, ...], ())))
-    predict = _wider(Predict, {"dataset": (names, "rsna")})
-    augment = _wider(Augment, dict.fromkeys(own, (AugmentName,)))
-    changed: dict[str, tuple[Any, ...]] = {
-        "datasets": (datasets, get_args(BuiltIn)),
-        "convert": (convert, convert()),
-        "augment": (augment,),
-        "modality": (modality, modality()),
-        "predict": (predict, predict()),
-        "recipes": (recipes, recipes()),
-    }
-    return Schema(TypeAdapter(_wider(Params, changed)))
+def _complete(params: Params, datasets: Mapping[str, Dataset], mistakes: list[str]) -> Params:
+    """Fill in the defaults of datasets that a group leaves out; unknown names are mistakes."""
 
+    def filled(group: str, given: Mapping[str, Any], key: str) -> dict[str, Any]:
+        unknown = [name for name in given if name not in datasets]
+        mistakes.extend(unknown_key((group, name), datasets) for name in unknown)
+        return {name: given.get(name, getattr(one, key)) for name, one in datasets.items()}
 
-def _wider(group: type, more: Mapping[str, tuple[Any, ...]]) -> Any:
-    """A group with further or changed keys: name -> (type,) or (type, default)."""
-    defaults = {name: given[1] for name, given in more.items() if len(given) > 1}
-    annotations = {name: given[0] for name, given in more.items()}
-    body = {"__annotations__": annotations, "__module__": __name__, **defaults}
-    wider = type(group.__name__, (group,), body)
-    return dataclass(frozen=True, config=_FROZEN, kw_only=True)(wider)
+    augment = filled("augment", params.augment, "augment")
+    mistakes += [  # which changes leave a picture one of its kind is not ours to say
+        f"augment.{name} is missing: must be one of {', '.join(get_args(AugmentName))}"
+        for name, recipe in augment.items()
+        if recipe is None
+    ]
+    for key, names in (
+        ("datasets", params.datasets),
+        ("predict.dataset", [params.predict.dataset]),
+    ):
+        words = f"is not allowed: must be one of {', '.join(datasets)}"
+        mistakes += [f"{key} = {name!r} {words}" for name in names if name not in datasets]
+    modality = filled("modality", params.modality, "modality")
+    sample, paper = (
+        replace(recipe, epochs=filled(f"recipes.{name}.epochs", recipe.epochs, "epochs"))
+        for name, recipe in (("sample", params.recipes.sample), ("paper", params.recipes.paper))
+    )
+    if mistakes:
+        return params
+    return replace(params, augment=augment, modality=modality, recipes=Recipes(sample, paper))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,12 +1,17 @@
 """What a schema of nested dataclasses allows, in words for whoever wrote something else."""
 
 import difflib
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+import json
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 T = TypeVar("T")
+FROZEN = ConfigDict(extra="forbid", strict=True)  # of every group of params.yaml
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class Schema(Generic[T]):
@@ -14,31 +19,35 @@ class Schema(Generic[T]):
 
     Parameters
     ----------
-    adapter : TypeAdapter
-        Of a pydantic dataclass whose fields are groups and values.
+    kind : type
+        A pydantic dataclass whose fields are groups and values.
+    place : tuple of str
+        Keys above it, for the messages.
     """
 
-    def __init__(self, adapter: TypeAdapter[T]) -> None:
-        self.adapter = adapter
+    def __init__(self, kind: type[T], place: tuple[str, ...] = ()) -> None:
+        self.kind, self.place = kind, place
+        self.adapter = TypeAdapter(kind)
+
+    def read(self, value: Any, mistakes: list[str]) -> T | None:
+        """A value of the type; None when there are mistakes, which join the list."""
+        try:
+            return self.adapter.validate_json(json.dumps(value, default=str))
+        except ValidationError as error:
+            mistakes += [self.explain(dict(item)) for item in error.errors(include_url=False)]
+            return None
 
     def explain(self, item: dict[str, Any]) -> str:
         """One error of pydantic, with key, value and what is allowed."""
         where = [str(part) for part in item["loc"]]
-        key, value = ".".join(where), item["input"]
+        key, value = ".".join([*self.place, *where]), item["input"]
         if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            return self._unknown(where)
-        if item["type"] in ("missing", "missing_keyword_only_argument"):
-            return f"{key} is missing: must be {self._allowed(where)}"
+            return unknown_key([*self.place, *where], self._keys(where[:-1]))
+        if item["type"] == "dict_type":
+            return f"{key} = {value!r} must be a group with a key for each dataset"
         if item["type"] in ("dataclass_type", "dataclass_exact_type"):
             return f"{key} = {value!r} must be a group of keys: {', '.join(self._keys(where))}"
         return f"{key} = {value!r} is not allowed: must be {self._allowed(where)}"
-
-    def _unknown(self, where: list[str]) -> str:
-        known = self._keys(where[:-1])
-        close = difflib.get_close_matches(where[-1], known, 1)
-        hint = f" Did you mean {'.'.join([*where[:-1], close[0]])}?" if close else ""
-        allowed = ", ".join(known) or "none"
-        return f"{'.'.join(where)} is not a known key.{hint} Known here: {allowed}"
 
     def _keys(self, where: Sequence[str]) -> list[str]:
         return list(self._at(where).get("properties", {}))
@@ -48,7 +57,7 @@ class Schema(Generic[T]):
         root = self.adapter.json_schema()
         node = root
         for part in where:
-            inner = node.get("properties", {}).get(part, {})
+            inner = node.get("properties", {}).get(part) or node.get("additionalProperties", {})
             node = node.get("items", {}) if part.isdigit() else inner
             if "$ref" in node:
                 node = root["$defs"][node["$ref"].rsplit("/", 1)[-1]]
@@ -66,3 +75,11 @@ class Schema(Generic[T]):
         limits |= {"exclusiveMaximum": "below", "multipleOf": "a multiple of"}
         words += [f"{text} {node[key]:g}" for key, text in limits.items() if key in node]
         return ", ".join(words)
+
+
+def unknown_key(where: Sequence[str], known: Iterable[str]) -> str:
+    """Why the last of the keys cannot be used, and what may have been meant."""
+    close = difflib.get_close_matches(where[-1], list(known), 1)
+    hint = f" Did you mean {'.'.join([*where[:-1], close[0]])}?" if close else ""
+    allowed = ", ".join(known) or "none"
+    return f"{'.'.join(where)} is not a known key.{hint} Known here: {allowed}"

@@ -40,8 +40,19 @@ def _keys(tree, prefix=""):
         ("datasets=[nih, foo]", ["datasets", "'foo'", "ccellbio"]),
         ("datasets=[]", ["datasets"]),
         ("recipes.sample.image_size=100", ["image_size", "100", "multiple of 32"]),
-        ("recipes.sample.epochs=3", ["recipes.sample.epochs", "ccellbio"]),
+        ("recipes.sample.epochs=3", ["recipes.sample.epochs", "a key for each dataset"]),
         ("model=3", ["model", "group"]),
+        ("convert.nih.negatives=.nan", ["convert.nih.negatives", "at least 0"]),
+        ("convert.nih.negatives=-1.0", ["convert.nih.negatives", "-1.0", "at least 0"]),
+        ("convert.nih.negtives=2.0", ["Did you mean convert.nih.negatives?"]),
+        ("convert.nih=2", ["convert.nih = 2", "group of keys: negatives"]),
+        ("convert.cod10k.classes=both", ["convert.cod10k.classes", "single, super, sub"]),
+        ("convert.brain_tumor.fold=6", ["convert.brain_tumor.fold = 6", "at most 5"]),
+        ("convert.brain_tumor.plane=oblique", ["'oblique'", "all, axial, coronal, sagittal"]),
+        ("convert.ccellbio.layout=csv", ["'csv'", "auto, coco, voc, yolo, masks"]),
+        ("convert.ccellbio.masks=polygons", ["'polygons'", "instances, classes"]),
+        ("convert.ccellbio.tile_overlap=-1", ["convert.ccellbio.tile_overlap = -1", "at least 0"]),
+        ("convert.ccellbio.tile_keep=0.0", ["convert.ccellbio.tile_keep", "above 0", "at most 1"]),
         ("model.pool_layers=", ["model.pool_layers", "None"]),
         ("model.pool_layers", ["key=value"]),
     ],
@@ -98,11 +109,11 @@ def test_a_group_in_convert_makes_a_dataset_of_ones_own():
     changes += ["predict.dataset=my_cells", "recipes.sample.epochs.my_cells=7"]
     params = load_params(ROOT / "params.yaml", changes)
     assert params.datasets == ("my_cells", "nih")
-    assert params.known == ("ccellbio", "cod10k", "brain_tumor", "nih", "rsna", "my_cells")
+    assert params.known == ("brain_tumor", "ccellbio", "cod10k", "nih", "rsna", "my_cells")
     assert params.convert.my_cells.tile == 512
-    assert params.augment.my_cells == "microscopy" and params.modality.my_cells == ()
-    assert params.scale.epochs.my_cells == 7 and params.recipes.paper.epochs.my_cells == 30
-    assert params.scale.epochs.nih == 20  # what params.yaml says of the others stays
+    assert params.augment["my_cells"] == "microscopy" and params.modality["my_cells"] == ()
+    assert params.scale.epochs["my_cells"] == 7 and params.recipes.paper.epochs["my_cells"] == 30
+    assert params.scale.epochs["nih"] == 20  # what params.yaml says of the others stays
 
 
 def test_without_a_file_ones_own_dataset_needs_two_keys(tmp_path):

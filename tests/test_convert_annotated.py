@@ -7,8 +7,9 @@ import dicom_factory
 import numpy as np
 import pytest
 from PIL import Image
+from toy_source import opened
 
-from pipeline.convert import convert, open_source
+from pipeline.convert import convert
 from pipeline.convert.engine.report import summary_line
 from pipeline.data.images import read_image
 from pipeline.data.intensity import Intensity
@@ -43,7 +44,7 @@ def coco_folder(raw: Path, names: list[str], **image: object) -> Path:
 
 def converted(raw: Path, out: Path, **parameters: object) -> tuple[dict, list[dict]]:
     """The report, and the images of all splits by their source."""
-    report = convert(open_source("spots", raw, **parameters), out, **OPTIONS)
+    report = convert(opened("spots", raw, **parameters), out, **OPTIONS)
     images = []
     for split in ("train", "val", "test"):
         content = json.loads((out / f"annotations/{split}.json").read_text())
@@ -170,8 +171,6 @@ def test_tiles_of_dicom(tmp_path):
     [
         ({"group": "(P"}, r"group='\(P': not a regular expression"),
         ({"group": "X"}, "group='X': finds nothing in images/0.png"),
-        ({"layout": "csv"}, "spots: layout='csv': allowed are auto, coco, voc, yolo, masks"),
-        ({"names": "other"}, "spots: parameter 'names' is not known; there are layout, classes, m"),
     ],
 )
 def test_wrong_parameters_are_named(tmp_path, parameters, message):
@@ -276,7 +275,6 @@ def test_masks_by_split_and_what_has_no_partner(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"masks": "polygons"}, "masks='polygons': allowed are instances, classes"),
         ({"masks": "classes"}, "masks=classes: classes must name them"),
         ({"classes": ("a", "b")}, "masks=instances: objects are of one class, not of 2"),
         ({"tile": 8}, "spots: tile=8: images with masks are not cut"),

@@ -23,9 +23,9 @@ from cod10k_factory import (
     write_json,
 )
 from PIL import Image
+from toy_source import opened
 
 from pipeline.convert.datasets.cod10k.names import category_list, label_of, parse_name
-from pipeline.convert.datasets.cod10k.source import Cod10k
 from pipeline.convert.records import Unreadable
 from pipeline.errors import DescryError
 
@@ -108,11 +108,11 @@ def test_categories() -> None:
     ("classes", "label"), [("single", "camouflaged"), ("super", "Flying"), ("sub", "moth")]
 )
 def test_label_by_class_system(classes: str, label: str, tmp_path: Path) -> None:
-    records, _ = scan(Cod10k(release(tmp_path), classes=classes))  # type: ignore[arg-type]
+    records, _ = scan(opened("cod10k", release(tmp_path), classes=classes))
     assert boxes_of(records[f"test/{MOTH}"]) == [(1.0, 2.0, 3.0, 4.0, label)]
     name = parse_name(MOTH)
     assert name is not None
-    assert label_of(name, classes) == label  # type: ignore[arg-type]
+    assert label_of(name, classes) == label
 
 
 def test_json_images_are_found_by_id_and_the_category_is_ignored(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_json_images_are_found_by_id_and_the_category_is_ignored(tmp_path: Path)
     save_image(tmp_path / "Train" / "Image" / f"{other}.jpg")
     rows = [box_row(5, [1, 1, 5, 5]), box_row(900, [2, 2, 6, 6], category_id=44)]
     write_json(tmp_path, "Train", coco([image_row(900, other), image_row(5, FISH)], rows))
-    records, _ = scan(Cod10k(tmp_path, classes="sub"))
+    records, _ = scan(opened("cod10k", tmp_path, classes="sub"))
     assert boxes_of(records[f"train/{FISH}"]) == [(1.0, 1.0, 5.0, 5.0, "fish")]
     assert boxes_of(records[f"train/{other}"]) == [(2.0, 2.0, 6.0, 6.0, "frog")]
     assert (
@@ -136,7 +136,7 @@ def test_json_box_is_measured_from_the_segmentation(bbox: object, tmp_path: Path
     release(tmp_path)
     row = box_row(7, bbox, segmentation=[[4, 5, 10, 5, 10, 15, 4, 15]], iscrowd=1)
     write_json(tmp_path, "Train", coco([image_row(7, FISH)], [row]))
-    records, ledger = scan(Cod10k(tmp_path))
+    records, ledger = scan(opened("cod10k", tmp_path))
     assert boxes_of(records[f"train/{FISH}"]) == [(4.0, 5.0, 6.0, 10.0, "camouflaged")]
     assert records[f"train/{FISH}"].boxes[0].iscrowd
     expected = "Train/CAM_Instance_Train.json: 1 boxes were measured from their segmentation"
@@ -154,7 +154,7 @@ def test_json_rows_that_cannot_be_used(tmp_path: Path) -> None:
     ]
     content = coco([image_row(7, FISH), {"id": 9}, "image"], rows)
     write_json(tmp_path, "Train", content)
-    records, ledger = scan(Cod10k(tmp_path))
+    records, ledger = scan(opened("cod10k", tmp_path))
     where = "Train/CAM_Instance_Train.json"
     assert len(records[f"train/{FISH}"].boxes) == 1
     assert drops_of(ledger) == [
@@ -181,7 +181,7 @@ def test_json_rows_that_cannot_be_used(tmp_path: Path) -> None:
 def test_json_that_cannot_be_used_as_a_whole(content: object, said: str, tmp_path: Path) -> None:
     write_json(release(tmp_path), "Train", content)
     with pytest.raises(DescryError, match=r"CAM_Instance_Train\.json") as error:
-        scan(Cod10k(tmp_path))
+        scan(opened("cod10k", tmp_path))
     assert said in str(error.value)
 
 
@@ -189,7 +189,7 @@ def test_json_of_bytes_that_are_no_text(tmp_path: Path) -> None:
     release(tmp_path)
     (tmp_path / "Test" / "CAM_Instance_Test.json").write_bytes(b"\xff\xfe\x00{")
     with pytest.raises(DescryError, match="not a JSON text"):
-        scan(Cod10k(tmp_path))
+        scan(opened("cod10k", tmp_path))
 
 
 def test_json_names_one_file_under_two_ids(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_json_names_one_file_under_two_ids(tmp_path: Path) -> None:
     rows = [box_row(7, [4, 5, 6, 10]), box_row(8, [1, 1, 2, 2])]
     images = [image_row(7, FISH), {"id": 8, "file_name": f"Train\\Image\\{FISH}.jpg"}]
     write_json(tmp_path, "Train", coco(images, rows))
-    records, ledger = scan(Cod10k(tmp_path))
+    records, ledger = scan(opened("cod10k", tmp_path))
     assert [b[:4] for b in boxes_of(records[f"train/{FISH}"])] == [(4, 5, 6, 10), (1, 1, 2, 2)]
     assert ledger.drops == []
 
@@ -205,7 +205,7 @@ def test_json_names_one_file_under_two_ids(tmp_path: Path) -> None:
 def test_cam_image_whose_boxes_lie_outside_is_no_negative(tmp_path: Path) -> None:
     release(tmp_path)
     write_json(tmp_path, "Train", coco([image_row(7, FISH)], [box_row(7, [W, 5, 6, 10])]))
-    source = Cod10k(tmp_path)
+    source = opened("cod10k", tmp_path)
     records, _ = scan(source)
     with pytest.raises(Unreadable, match="no box lies inside the image"):
         source.read(records[f"train/{FISH}"])
@@ -215,7 +215,7 @@ def test_json_of_another_image_size_is_refused(tmp_path: Path) -> None:
     release(tmp_path)
     row = image_row(7, FISH, width=W * 2, height=H * 2)
     write_json(tmp_path, "Train", coco([row], [box_row(7, [4, 5, 6, 10])]))
-    source = Cod10k(tmp_path)
+    source = opened("cod10k", tmp_path)
     records, _ = scan(source)
     with pytest.raises(Unreadable, match="image size differs from the annotation"):
         source.read(records[f"train/{FISH}"])
@@ -226,7 +226,7 @@ def test_boxes_follow_an_exif_orientation(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6  # to be shown turned clockwise by a quarter
     save_image(tmp_path / "Train" / "Image" / f"{FISH}.jpg", exif=turned)
-    source = Cod10k(tmp_path)
+    source = opened("cod10k", tmp_path)
     records, _ = scan(source)
     picture = source.read(records[f"train/{FISH}"])
     assert picture.pixels.shape == (W, H, 3)
@@ -240,7 +240,7 @@ def test_the_text_list_is_only_a_cross_check(tmp_path: Path) -> None:
         f"[INFO] {FISH}.jpg 12\nAquatic/Fish a b\n[INFO] 5 {PLANT}.jpg 0\nBackground/Vegetation\n"
         "[INFO] COD10K-NonCAM-3-Flying-77.jpg 0\nnonsense\n[INFO]\n"
     )
-    records, ledger = scan(Cod10k(tmp_path))
+    records, ledger = scan(opened("cod10k", tmp_path))
     assert len(records[f"train/{FISH}"].boxes) == 1
     assert records[f"train/{PLANT}"].attributes["listed_objects"] == 0
     assert [note for note in ledger.notes if note.startswith("CAM-NonCAM")] == [
@@ -253,7 +253,7 @@ def test_the_text_list_is_only_a_cross_check(tmp_path: Path) -> None:
 
 
 def test_noncam_images_are_negatives(tmp_path: Path) -> None:
-    records, ledger = scan(Cod10k(release(tmp_path)))
+    records, ledger = scan(opened("cod10k", release(tmp_path)))
     plant = records[f"train/{PLANT}"]
     assert plant.boxes == ()
     assert plant.attributes == {
@@ -265,7 +265,7 @@ def test_noncam_images_are_negatives(tmp_path: Path) -> None:
 
 
 def test_noncam_images_can_be_left_out(tmp_path: Path) -> None:
-    records, ledger = scan(Cod10k(release(tmp_path), noncam=False))
+    records, ledger = scan(opened("cod10k", release(tmp_path), noncam=False))
     assert list(records) == [f"train/{FISH}", f"test/{MOTH}"]
     assert drops_of(ledger) == [("image", f"Train/Image/{PLANT}.jpg", "NonCAM image left out")]
 
@@ -275,7 +275,7 @@ def test_noncam_image_with_objects_is_dropped(tmp_path: Path) -> None:
     images = [image_row(7, FISH), image_row(8, PLANT)]
     rows = [box_row(7, [4, 5, 6, 10]), box_row(8, [1, 1, 2, 2])]
     write_json(tmp_path, "Train", coco(images, rows))
-    _, ledger = scan(Cod10k(tmp_path))
+    _, ledger = scan(opened("cod10k", tmp_path))
     reason = "objects annotated in a NonCAM image"
     where = "Train/CAM_Instance_Train.json:annotations[1]"
     assert drops_of(ledger) == [
@@ -285,7 +285,7 @@ def test_noncam_image_with_objects_is_dropped(tmp_path: Path) -> None:
 
 
 def test_noncam_mask_must_be_empty(tmp_path: Path) -> None:
-    source = Cod10k(with_masks(tmp_path))
+    source = opened("cod10k", with_masks(tmp_path))
     records, _ = scan(source)
     assert source.read(records[f"train/{PLANT}"]).boxes == ()
     save_mask(tmp_path / "Train" / "GT_Instance" / f"{PLANT}.png", two_fish())

@@ -9,16 +9,20 @@ import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from toy_source import Toy
+from toy_source import Toy, opened
 
-from pipeline.convert import SOURCES, convert, open_source
+from pipeline.config import validate
+from pipeline.convert import convert, datasets, open_source
 from pipeline.convert.engine.report import summary_line
+from pipeline.convert.registry import AugmentName, built_in
+from pipeline.data.augment import RECIPES
 from pipeline.data.coco import load_coco
 from pipeline.errors import DescryError
 
@@ -474,9 +478,27 @@ def test_an_image_of_another_size_than_declared_is_reported(tmp_path):
 # --- the registry ---
 
 
-def test_all_five_datasets_are_registered():
-    assert list(SOURCES) == ["ccellbio", "cod10k", "brain_tumor", "nih", "rsna"]
-    assert [SOURCES[name].name for name in SOURCES] == list(SOURCES)
+def test_a_dataset_says_its_name_and_a_recipe_that_exists(tmp_path):
+    assert list(built_in()) == ["brain_tumor", "ccellbio", "cod10k", "nih", "rsna"]
+    for name, dataset in built_in().items():
+        assert dataset.open(tmp_path).name == dataset.name == name
+    assert set(get_args(AugmentName)) == set(RECIPES)
+
+
+def test_a_module_in_the_folder_of_datasets_is_a_dataset(tmp_path, monkeypatch):
+    (tmp_path / "moths.py").write_text(
+        "from pipeline.convert.registry import annotated\n"
+        "DATASET = annotated('moths', augment='natural', epochs=7)\n"
+    )
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path)])
+    built_in.cache_clear()
+    try:
+        params = validate({})
+    finally:
+        built_in.cache_clear()
+    assert params.known == ("brain_tumor", "ccellbio", "cod10k", "moths", "nih", "rsna")
+    assert params.augment["moths"] == "natural" and params.scale.epochs["moths"] == 7
+    assert params.convert.moths.layout == "auto"
 
 
 def test_importing_the_package_is_light():
@@ -515,12 +537,8 @@ def test_a_wrong_raw_folder_is_named_with_the_way_out(tmp_path, name, files, mes
     assert message in str(caught.value)
 
 
-def test_a_file_as_raw_folder_and_an_unknown_parameter_are_named(tmp_path):
+def test_a_file_as_raw_folder_is_named_and_the_seed_reaches_who_draws(tmp_path):
     (tmp_path / "BBox_List_2017.csv").touch()
     with pytest.raises(DescryError, match="is a file, not a folder"):
         open_source("nih", tmp_path / "BBox_List_2017.csv")
-    with pytest.raises(
-        DescryError, match="nih: parameter 'sead' is not known; there are negatives"
-    ):
-        open_source("nih", tmp_path, sead=1)
-    assert open_source("nih", tmp_path, seed=1).seed == 1
+    assert opened("nih", tmp_path, seed=1).seed == 1

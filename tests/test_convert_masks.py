@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from cod10k_factory import FISH, MOTH, H, W, boxes_of, drops_of, release, scan, two_fish, with_masks
 from PIL import Image
+from toy_source import opened
 
-from pipeline.convert.datasets.cod10k.source import Cod10k
 from pipeline.convert.formats.masks import (
     component_extents,
     foreground,
@@ -44,7 +44,7 @@ def colour_mask() -> Image.Image:
     ids=["grey", "16 bit", "palette", "colours", "RGBA", "grey + alpha"],
 )
 def test_index_mask_gives_a_box_per_value(mask: Image.Image, tmp_path: Path) -> None:
-    source = Cod10k(with_masks(tmp_path), classes="sub")
+    source = opened("cod10k", with_masks(tmp_path), classes="sub")
     mask.save(tmp_path / "Train" / "GT_Instance" / f"{FISH}.png")
     records, ledger = scan(source)
     record = records[f"train/{FISH}"]
@@ -65,7 +65,7 @@ def test_index_mask_without_background() -> None:
 
 def test_a_grey_mask_is_no_index_mask(tmp_path: Path) -> None:
     ramp = np.arange(H * W, dtype=np.uint8).reshape(H, W)
-    source = Cod10k(with_masks(tmp_path, mask=ramp))
+    source = opened("cod10k", with_masks(tmp_path, mask=ramp))
     records, _ = scan(source)
     with pytest.raises(Unreadable, match="corrupt mask"):
         source.read(records[f"train/{FISH}"])
@@ -85,7 +85,7 @@ def test_object_mask(object_boxes: str, expected: list, tmp_path: Path) -> None:
     if object_boxes == "image":
         mask[28, 38] = 0
     root = with_masks(tmp_path, "GT_Object", mask)
-    source = Cod10k(root, object_boxes=object_boxes)  # type: ignore[arg-type]
+    source = opened("cod10k", root, object_boxes=object_boxes)
     records, ledger = scan(source)
     picture = source.read(records[f"train/{FISH}"])
     assert [box[:4] for box in boxes_of(picture)] == expected
@@ -141,7 +141,7 @@ def test_segmentation_extent(segmentation: object, expected: tuple | None) -> No
 
 
 def test_mask_of_another_size_is_refused(tmp_path: Path) -> None:
-    source = Cod10k(with_masks(tmp_path, mask=np.ones((H, W + 1), np.uint8)))
+    source = opened("cod10k", with_masks(tmp_path, mask=np.ones((H, W + 1), np.uint8)))
     records, _ = scan(source)
     with pytest.raises(Unreadable, match="mask size differs") as error:
         source.read(records[f"train/{FISH}"])
@@ -149,7 +149,7 @@ def test_mask_of_another_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_mask_that_cannot_be_read(tmp_path: Path) -> None:
-    source = Cod10k(with_masks(tmp_path))
+    source = opened("cod10k", with_masks(tmp_path))
     records, _ = scan(source)
     mask = tmp_path / "Train" / "GT_Instance" / f"{FISH}.png"
     whole = mask.read_bytes()
@@ -165,14 +165,14 @@ def test_mask_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_empty_mask_of_a_cam_image(tmp_path: Path) -> None:
-    source = Cod10k(with_masks(tmp_path, mask=np.zeros((H, W), np.uint8)))
+    source = opened("cod10k", with_masks(tmp_path, mask=np.zeros((H, W), np.uint8)))
     records, _ = scan(source)
     with pytest.raises(Unreadable, match="empty mask"):
         source.read(records[f"test/{MOTH}"])
 
 
 def test_mask_and_text_list_disagree(tmp_path: Path) -> None:
-    source = Cod10k(with_masks(tmp_path))
+    source = opened("cod10k", with_masks(tmp_path))
     listing = tmp_path / "Train" / "CAM-NonCAM_Instance_Train.txt"
     listing.write_text(f"[INFO] {FISH}.jpg 5\nAquatic/Fish\n")
     records, _ = scan(source)
@@ -182,11 +182,13 @@ def test_mask_and_text_list_disagree(tmp_path: Path) -> None:
 
 def test_auto_prefers_json_then_index_then_object_masks(tmp_path: Path) -> None:
     with_masks(tmp_path, "GT_Object")
-    assert scan(Cod10k(tmp_path))[0][f"train/{FISH}"].attributes["boxes_from"] == "object"
+    assert scan(opened("cod10k", tmp_path))[0][f"train/{FISH}"].attributes["boxes_from"] == "object"
     with_masks(tmp_path, "GT_Instance")
-    assert scan(Cod10k(tmp_path))[0][f"train/{FISH}"].attributes["boxes_from"] == "instance"
+    assert (
+        scan(opened("cod10k", tmp_path))[0][f"train/{FISH}"].attributes["boxes_from"] == "instance"
+    )
     release(tmp_path)
-    records, ledger = scan(Cod10k(tmp_path))
+    records, ledger = scan(opened("cod10k", tmp_path))
     assert records[f"train/{FISH}"].attributes["boxes_from"] == "json"
     assert drops_of(ledger)[0] == ("file", f"Test/GT_Instance/{MOTH}.png", "mask not used")
     assert len(ledger.drops) == 6

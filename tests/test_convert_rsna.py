@@ -12,9 +12,9 @@ import pydicom
 import pytest
 from dicom_factory import image_dataset, save
 from PIL import Image
+from toy_source import opened
 
 from pipeline.convert import convert, open_source
-from pipeline.convert.datasets.rsna.source import Rsna
 from pipeline.convert.formats.dicom import IMPLAUSIBLE_AGE, describe
 from pipeline.convert.records import Ledger, Record, Unreadable
 from pipeline.errors import DescryError
@@ -56,7 +56,7 @@ def two(tmp_path: Path) -> Path:
 def scan(raw: Path, **parameters: str) -> tuple[list[Record], Ledger]:
     """Records and ledger; every row read must be used or dropped."""
     ledger = Ledger()
-    records = list(Rsna(raw, **parameters).scan(ledger))
+    records = list(opened("rsna", raw, **parameters).scan(ledger))
     for file, rows in ledger.rows_read.items():
         boxes = sum(b.where.startswith(f"{file}:") for r in records for b in r.boxes)
         dropped = sum(d.kind == "row" and d.where.startswith(f"{file}:") for d in ledger.drops)
@@ -91,7 +91,7 @@ def test_sample_counts() -> None:
     assert ledger.rows_read == {LABELS: 21, INFO: 21}
     assert reasons(ledger) == {("row", "class repeated for a further box"): 5}
     assert any(f"{MAPPING} is missing" in note for note in ledger.notes)
-    assert Rsna(SAMPLE).categories() == [("Lung Opacity", "finding")]
+    assert opened("rsna", SAMPLE).categories() == [("Lung Opacity", "finding")]
 
 
 def test_sample_record() -> None:
@@ -103,7 +103,7 @@ def test_sample_record() -> None:
         (562.0, 152.0, 256.0, 453.0, f"{LABELS}:7"),
     ]
     assert record.attributes == {"finding": "Lung Opacity"}
-    assert Rsna(SAMPLE).read(record).attributes == {
+    assert opened("rsna", SAMPLE).read(record).attributes == {
         "view_position": "AP",
         "sex": "F",
         "age": 32,
@@ -112,7 +112,7 @@ def test_sample_record() -> None:
 
 
 def test_sample_pixels() -> None:
-    source = Rsna(SAMPLE)
+    source = opened("rsna", SAMPLE)
     record = list(source.scan(Ledger()))[4]
     picture = source.read(record)
     assert picture.pixels.shape == (1024, 1024) and picture.pixels.dtype == np.uint8
@@ -238,7 +238,7 @@ def test_ages_cause_no_warning(
 def test_impossible_ages_are_counted(two: Path) -> None:
     dicom(two / "stage_2_train_images" / f"{A}.dcm", PatientAge="155")
     records, _ = scan(two)
-    pictures = [Rsna(two).read(record) for record in records]
+    pictures = [opened("rsna", two).read(record) for record in records]
     assert "age" not in pictures[0].attributes
     assert [IMPLAUSIBLE_AGE in picture.notes for picture in pictures] == [True, False]
 
@@ -344,7 +344,7 @@ def test_nested_folder_and_other_case(two: Path) -> None:
 def test_corrupt_image(two: Path, content: bytes | None) -> None:
     image = two / "stage_2_train_images" / f"{A}.dcm"
     image.write_bytes(image.read_bytes()[:-40] if content is None else content)
-    source = Rsna(two)
+    source = opened("rsna", two)
     records = list(source.scan(Ledger()))  # the scan goes on without the header
     with pytest.raises(Unreadable) as caught:
         source.read(records[0])

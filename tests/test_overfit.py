@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_source import opened
 
-from pipeline.convert import convert, open_source
+from pipeline.convert import convert
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
 from pipeline.data.loader import LoaderPlan, training_loader
@@ -30,7 +31,7 @@ def eight(tmp_path_factory) -> CocoIndex:
     """The first eight training images of the brain-tumor sample, as COCO."""
     folder = tmp_path_factory.mktemp("eight")
     convert(
-        open_source("brain_tumor", SAMPLE, layout="auto", plane="all", fold=1, classes=()),
+        opened("brain_tumor", SAMPLE, layout="auto", plane="all", fold=1, classes=()),
         folder,
         seed=0,
         val_fraction=0.15,

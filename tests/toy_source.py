@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
+from pipeline.convert.registry import find
 from pipeline.data.images import ImageError, read_image
+from pipeline.data.intensity import Intensity
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,6 @@ class Toy:
     pause: float = 0.0  # seconds per image
 
     name: ClassVar[str] = "toy"
-    markers: ClassVar[tuple[str, ...]] = ("labels.csv",)
-    download: ClassVar[str] = "Make it in the test."
 
     def scan(self, ledger: Ledger) -> Iterator[Record]:
         rows: dict[str, list[tuple[int, list[str]]]] = {}
@@ -65,3 +65,9 @@ class Toy:
 def _box(line: int, row: list[str]) -> Box:
     x, y, width, height = map(float, row[4:])
     return Box(x, y, width, height, row[3], f"labels.csv:{line}")
+
+
+def opened(name: str, raw: Path, seed: int = 0, **params: object) -> Any:
+    """The converter of a dataset on an unchecked raw folder; `params` are those of params.yaml."""
+    dataset, intensity = find(name), params.pop("intensity", Intensity())
+    return dataset.open(raw, dataset.params(**params), seed=seed, intensity=intensity)

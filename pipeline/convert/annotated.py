@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 from pipeline.convert.formats.coco import find_coco
 from pipeline.convert.formats.folders import Groups, Layout, Selection, bases
@@ -18,16 +17,12 @@ from pipeline.convert.formats.slides import read_tile
 from pipeline.convert.formats.tiles import Tiler, Tiling
 from pipeline.convert.formats.voc import open_voc
 from pipeline.convert.formats.yolo import find_folders, open_yolo
-from pipeline.convert.records import Ledger, Picture, Record, require
+from pipeline.convert.records import Ledger, Picture, Record
+from pipeline.convert.registry import SHAPES, Dataset, FolderParams, annotated
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 
-LAYOUTS = ("auto", "coco", "voc", "yolo", "masks")
-SHAPES = (
-    "COCO (annotations/*.json, *.json, or train/_annotations.coco.json, with their images), "
-    "VOC (Annotations/*.xml and JPEGImages/), YOLO (train/images and train/labels, images/train "
-    "and labels/train, or images and labels), or masks (the same with masks for labels)"
-)
+LAYOUTS = ("coco", "voc", "yolo", "masks")
 
 
 @dataclass(frozen=True)
@@ -38,61 +33,30 @@ class AnnotatedFolder:
     ----------
     raw : Path
         The folder with the annotated images (or one folder above them).
-    layout : str
-        ``coco``, ``voc``, ``yolo``, ``masks``, or ``auto``: the one that the files show.
-    classes : tuple of str
-        The wanted classes, in id order; others are dropped and counted. Empty: all, in the order
-        that the dataset declares (YOLO, COCO) or sorted (VOC). YOLO folders without a yaml need
-        them, in index order. Of masks see `formats.mask_folders.Meaning`.
-    masks : str
-        ``instances``: a value of a mask is an object; ``classes``: it is a class.
-    group : str
-        Regular expression that finds in a file's path below `raw` what may not be divided between
-        splits: its first group, else all that it matches. Empty: what the COCO file says
-        (``group`` or ``patient_id`` of its images), Roboflow's original name, or the Patient ID
-        of a DICOM file; else every image stands for itself.
-    tile : int
-        Side of the tiles in pixels; 0: none, every image stays whole.
-    tile_overlap : int
-        Pixels that neighbouring tiles share.
-    tile_keep : float
-        A box cut by a tile's edge is kept when at least this share of its area is inside.
+    params : FolderParams
     intensity : Intensity
         From the stored values of DICOM files to 8 bits.
-    name : str
-        What the dataset is called.
+    dataset : Dataset
+        Which it is.
     """
 
     raw: Path
-    layout: str = "auto"
-    classes: tuple[str, ...] = ()
-    masks: str = "instances"
-    group: str = ""
-    tile: int = 0
-    tile_overlap: int = 0
-    tile_keep: float = 0.5
+    params: FolderParams = field(default_factory=FolderParams)
     intensity: Intensity = field(default_factory=Intensity)
-    name: str = field(default="own", kw_only=True)
-
-    supercategory: ClassVar[str] = "object"
-    markers: ClassVar[tuple[str, ...]] = (
-        "*.json",
-        *(f"{nest}_annotations.coco.json" for nest in ("*/", "*/*/")),
-        *(f"{nest}{folder}" for nest in ("", "*/") for folder in ("Annotations", "annotations")),
-        *(f"{nest}{kind}" for nest in ("", "*/", "*/*/") for kind in ("labels", "masks")),
-    )
-    download: ClassVar[str] = f"Put images and annotations there as one of: {SHAPES}."
+    dataset: Dataset = field(default_factory=lambda: annotated("own"))
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            allowed = ", ".join(LAYOUTS)
-            raise DescryError(f"{self.name}: layout={self.layout!r}: allowed are {allowed}")
         self._tiling()
         self._selection()
         self._groups()
 
+    @property
+    def name(self) -> str:
+        """What the dataset is called."""
+        return self.dataset.name
+
     def _tiling(self) -> Tiling:
-        return Tiling(self.tile, self.tile_overlap, self.tile_keep)
+        return Tiling(self.params.tile, self.params.tile_overlap, self.params.tile_keep)
 
     @cached_property
     def _names(self) -> list[str]:
@@ -100,13 +64,13 @@ class AnnotatedFolder:
         return []
 
     def _selection(self) -> Selection:
-        return Selection(tuple(self.classes))
+        return Selection(self.params.classes)
 
     def _meaning(self) -> Meaning:
-        return Meaning(self.masks, tuple(self.classes))
+        return Meaning(self.params.masks, self.params.classes)
 
     def _groups(self) -> Groups:
-        return Groups(self.raw, self.group)
+        return Groups(self.raw, self.params.group)
 
     def scan(self, ledger: Ledger) -> Iterator[Record]:
         """Yield images (or tiles) by split folder and name.
@@ -118,13 +82,16 @@ class AnnotatedFolder:
             finds nothing in a path.
         """
         self._names.clear()
+        if self.dataset.remark is not None:
+            ledger.note(self.dataset.remark(self.raw))
         layout = self._open()
         records = self._groups().records(layout.records(ledger), ledger)
-        if self.tile and isinstance(layout, MaskLayout):
+        if self.params.tile and isinstance(layout, MaskLayout):
             raise DescryError(
-                f"{self.name}: tile={self.tile}: images with masks are not cut; cut both before"
+                f"{self.name}: tile={self.params.tile}: images with masks are not cut; cut both "
+                "before"
             )
-        if self.tile:
+        if self.params.tile:
             yield from Tiler(self.raw, self._tiling()).records(records, ledger)
         else:
             yield from records
@@ -132,7 +99,7 @@ class AnnotatedFolder:
 
     def categories(self) -> list[tuple[str, str]]:
         """The classes wanted, or those of the dataset."""
-        return [(name, self.supercategory) for name in self._names]
+        return [(name, self.dataset.supercategory) for name in self._names]
 
     def read(self, record: Record) -> Picture:
         """Decode one image or tile; see `Source.read`."""
@@ -143,7 +110,6 @@ class AnnotatedFolder:
 
     def _open(self) -> Layout:
         """Open the one layout that the files show (or that was asked for)."""
-        require(self.raw, "the raw folder", self.download)
         found = {}
         for base in bases(self.raw):
             here = self._open_at(base)
@@ -158,14 +124,14 @@ class AnnotatedFolder:
                 "keep one of them."
             )
         raise DescryError(
-            f"{self.raw}: layout={self.layout}, and no folder is as expected for "
+            f"{self.raw}: layout={self.params.layout}, and no folder is as expected for "
             f"it. Known are {SHAPES}."
         )
 
     def _open_at(self, base: Path) -> dict[str, Layout]:
         """Layouts that begin at `base`, among those asked for."""
         selection = self._selection()
-        wanted = LAYOUTS[1:] if self.layout == "auto" else (self.layout,)
+        wanted = LAYOUTS if self.params.layout == "auto" else (self.params.layout,)
         found: dict[str, Layout | None] = {}
         if "coco" in wanted:
             found["coco"] = find_coco(self.raw, base, selection)

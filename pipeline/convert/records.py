@@ -9,11 +9,9 @@ and the same for all datasets.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
-
-from pipeline.errors import DescryError
 
 SPLITS = ("train", "val", "test")
 
@@ -167,9 +165,6 @@ class Ledger:
 class Source(Protocol):
     """The contract of a dataset's converter. Instances are picklable (they travel to workers)."""
 
-    markers: ClassVar[tuple[str, ...]]  # globs, any one of which says "this raw folder is mine"
-    download: ClassVar[str]  # one or two sentences: what to get, from where, under which terms
-
     @property
     def raw(self) -> Path:
         """The raw folder."""
@@ -203,10 +198,3 @@ class Source(Protocol):
             When this image or its annotation cannot be used.
         """
         ...
-
-
-def require(path: Path, what: str, way_out: str) -> Path:
-    """Return `path` if it exists, else fail naming it and the way out."""
-    if not path.exists():
-        raise DescryError(f"{path}: {what} is missing. {way_out}")
-    return path

@@ -13,12 +13,13 @@ from pipeline.stages import DATASETS
 
 def convert(params: Params, name: DatasetName, raw: Path | None, out: Path | None) -> str:
     """Convert one dataset; return the line for the console."""
-    settings = asdict(getattr(params.convert, name))
-    if name == "nih":
-        settings["seed"] = params.data.seed  # which negatives are drawn
-    elif name not in ("cod10k", "brain_tumor"):  # these have no DICOM
-        settings["intensity"] = Intensity(**asdict(params.intensity))
-    source = open_source(name, raw or DATASETS / name / params.data.source, **settings)
+    source = open_source(
+        name,
+        raw or DATASETS / name / params.data.source,
+        getattr(params.convert, name),
+        seed=params.data.seed,
+        intensity=Intensity(**asdict(params.intensity)),
+    )
     report = run(
         source,
         out or DATASETS / name / "coco",

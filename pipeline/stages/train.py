@@ -37,14 +37,14 @@ def train_settings(params: Params, name: DatasetName) -> Settings:
     optimisation = {part.name: getattr(chosen, part.name) for part in fields(Optimisation)}
     return Settings(
         dataset=name,
-        modality=getattr(params.modality, name),
+        modality=params.modality[name],
         image_size=recipe.image_size,
         train_sizes=recipe.train_sizes,
         intensity=Intensity(**asdict(params.intensity)),
-        epochs=getattr(recipe.epochs, name),
+        epochs=recipe.epochs[name],
         batch_size=recipe.batch_size,
         optimisation=Optimisation(**optimisation),
-        augment=getattr(params.augment, name),
+        augment=params.augment[name],
         seed=chosen.seed,
         accumulate=chosen.accumulate,
         ema=chosen.ema,

@@ -6,14 +6,9 @@ format is not known to us, so any annotated folder is read. The committed sample
 stand-in.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
-from pipeline.convert.annotated import SHAPES, AnnotatedFolder
-from pipeline.convert.formats.folders import bases
-from pipeline.convert.records import Ledger, Record
+from pipeline.convert.registry import SHAPES, annotated
 
 STAND_IN = (
     "Stand-in: these are the blood cell images of BCCD (MIT licence, Shenggan/BCCD_Dataset), not "
@@ -26,23 +21,20 @@ NOT_PUBLIC = (
 )
 
 
-@dataclass(frozen=True)
-class CCellBio(AnnotatedFolder):
-    """Cell images in an annotated folder."""
+def remark(raw: Path) -> str:
+    """What the images are: BCCD's, by the name of the first, or unknown ones."""
+    first = "Annotations/BloodImage_00000.xml"
+    here = (raw / first).is_file() or any(raw.glob(f"[!.]*/{first}"))
+    return STAND_IN if here else NOT_PUBLIC
 
-    name: str = field(default="ccellbio", kw_only=True)
-    supercategory: ClassVar[str] = "cell"
-    download: ClassVar[str] = (
+
+DATASET = annotated(
+    "ccellbio",
+    augment="microscopy",
+    supercategory="cell",
+    remark=remark,
+    download=(
         "CCellBio has no public release known to us. Whoever holds it (or any cell images with "
         f"boxes) can put it into the raw folder as one of: {SHAPES}."
-    )
-
-    def scan(self, ledger: Ledger) -> Iterator[Record]:
-        """Yield images (or tiles); see `AnnotatedFolder.scan`."""
-        ledger.note(STAND_IN if _is_bccd(self.raw) else NOT_PUBLIC)
-        yield from super().scan(ledger)
-
-
-def _is_bccd(raw: Path) -> bool:
-    """Whether the images are BCCD's, by the name of the first."""
-    return any((base / "Annotations" / "BloodImage_00000.xml").is_file() for base in bases(raw))
+    ),
+)

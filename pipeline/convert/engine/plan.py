@@ -4,7 +4,7 @@ import hashlib
 import pickle
 from array import array
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -99,9 +99,11 @@ def writable(text: str) -> str:
 
 
 def describe(source: Source) -> dict[str, Any]:
-    """Parameters of a source (a dataclass) without its folder and its name."""
-    parameters = asdict(source)  # type: ignore[call-overload]
-    return {key: value for key, value in parameters.items() if key not in ("raw", "name")}
+    """Parameters of a source (a dataclass): those of params.yaml, and what it was given beside."""
+    given = {part.name: getattr(source, part.name) for part in fields(source)}  # type: ignore[arg-type]
+    plain = {key: asdict(value) if is_dataclass(value) else value for key, value in given.items()}  # type: ignore[arg-type]
+    chosen = plain.pop("params", {})
+    return chosen | {key: value for key, value in plain.items() if key not in ("raw", "dataset")}
 
 
 class Index:

@@ -22,7 +22,6 @@ from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
 from pipeline.data.images import EXTENSIONS
 from pipeline.errors import DescryError
 
-MEANINGS = ("instances", "classes")
 _ENDINGS = ("_masks", "_mask", "")
 _OBJECT = "object"  # the class of instances that were given no name
 
@@ -49,8 +48,6 @@ class Meaning:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.kind not in MEANINGS:
-            raise DescryError(f"masks={self.kind!r}: allowed are {', '.join(MEANINGS)}")
         if self.kind == "classes" and not self.classes:
             raise DescryError("masks=classes: classes must name them, in the order of their values")
         if self.kind == "instances" and len(self.classes) > 1:

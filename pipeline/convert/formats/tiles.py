@@ -32,14 +32,10 @@ class Tiling:
     keep: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.side < 0:
-            raise DescryError(f"tile: {self.side} is not allowed; 0 (no tiling) or a positive side")
-        if self.overlap < 0 or (self.side and self.overlap >= self.side):
+        if self.side and self.overlap >= self.side:
             raise DescryError(
                 f"tile_overlap: {self.overlap} is not allowed; from 0 to below tile ({self.side})"
             )
-        if not 0 < self.keep <= 1:
-            raise DescryError(f"tile_keep: {self.keep} is not allowed; above 0, at most 1")
 
     def grid(self, width: int, height: int) -> list[Rectangle]:
         """Tiles that cover an image, row by row.

@@ -6,21 +6,20 @@ files are Cheng's, image and label folders are YOLO's.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.convert.datasets.brain_tumor.cheng import FOLDS, read_slice, scan_slices, slice_files
+from pipeline.convert.datasets.brain_tumor import DATASET, BrainTumorParams
+from pipeline.convert.datasets.brain_tumor.cheng import read_slice, scan_slices, slice_files
 from pipeline.convert.datasets.brain_tumor.cheng_mat import LABELS
 from pipeline.convert.formats.folders import Selection, bases
 from pipeline.convert.formats.pictures import read_ordinary
 from pipeline.convert.formats.yolo import find_folders, open_yolo
-from pipeline.convert.records import Ledger, Picture, Record, require
+from pipeline.convert.records import Ledger, Picture, Record
 from pipeline.errors import DescryError
 
-LAYOUTS = ("auto", "cheng", "yolo")
-PLANES = ("all", "axial", "coronal", "sagittal")
 _KAGGLE = re.compile(r"^(axial|coronal|sagittal)_t1wce_2_class$")
 _PATIENT = re.compile(r"^(\d{5})_\d+$")
 _RENAMED = re.compile(r"^val_\d+ \(\d+\)$")
@@ -34,42 +33,13 @@ class BrainTumor:
     ----------
     raw : Path
         The folder with the unpacked files (or one folder above them).
-    layout : str
-        ``cheng``, ``yolo``, or ``auto``: whichever of the two the files show.
-    plane : str
-        Of Kaggle's three folders only ``axial``, ``coronal`` or ``sagittal``; ``all``.
-    fold : int
-        Of Cheng's five official folds (cvind.mat) the one that is the test split; 0: none, the
-        split is then by patient, as it is without cvind.mat.
-    classes : tuple of str
-        YOLO only: the wanted classes, in id order; for folders without a yaml, all class names
-        in index order. Empty: as the yaml says.
+    params : BrainTumorParams
     """
 
     raw: Path
-    layout: str = "auto"
-    plane: str = "all"
-    fold: int = 1
-    classes: tuple[str, ...] = ()
+    params: BrainTumorParams = field(default_factory=BrainTumorParams)
 
-    name: ClassVar[str] = "brain_tumor"
-    markers: ClassVar[tuple[str, ...]] = (
-        *(f"{nest}[0-9]*.mat" for nest in ("", "*/", "*/*/")),
-        *(f"{nest}labels" for nest in ("", "*/", "*/*/")),
-    )
-    download: ClassVar[str] = (
-        "Get one of: Cheng's four zips and cvind.mat from https://figshare.com/articles/dataset/"
-        "brain_tumor_dataset/1512427 (CC BY 4.0); Ultralytics' brain-tumor.zip (AGPL-3.0); "
-        "Kaggle's davidbroberts/brain-tumor-object-detection-datasets (licence not stated); a "
-        "YOLO export of Roboflow. Unpack it into the raw folder."
-    )
-
-    def __post_init__(self) -> None:
-        for key, allowed in (("layout", LAYOUTS), ("plane", PLANES), ("fold", range(FOLDS + 1))):
-            value = getattr(self, key)
-            if value not in allowed:
-                shown = ", ".join(map(str, allowed))
-                raise DescryError(f"brain_tumor: {key}={value!r}: allowed are {shown}")
+    name: ClassVar[str] = DATASET.name
 
     @cached_property
     def _names(self) -> list[str]:
@@ -89,7 +59,7 @@ class BrainTumor:
             self._refuse("Cheng's files", plane="all", classes=())
             ledger.note("layout: Cheng (MATLAB v7.3)")
             self._names.extend(LABELS.values())
-            yield from scan_slices(self.raw, self.fold, ledger)
+            yield from scan_slices(self.raw, self.params.fold, ledger)
         else:
             ledger.note("layout: YOLO folders")
             yield from self._scan_yolo(ledger)
@@ -106,12 +76,11 @@ class BrainTumor:
 
     def _detect(self) -> str:
         """Which layout the files show."""
-        require(self.raw, "the raw folder", self.download)
         present = {
             "cheng": bool(slice_files(self.raw)),
             "yolo": any(find_folders(base) for base in bases(self.raw)),
         }
-        wanted = [n for n, here in present.items() if here and self.layout in ("auto", n)]
+        wanted = [n for n, here in present.items() if here and self.params.layout in ("auto", n)]
         if len(wanted) == 1:
             return wanted[0]
         if wanted:
@@ -119,24 +88,26 @@ class BrainTumor:
                 f"{self.raw}: holds both numbered .mat files and YOLO folders. Set layout to "
                 "cheng or yolo, or keep one of them."
             )
-        looked = "Cheng's numbered .mat files" if self.layout == "cheng" else "YOLO folders"
-        if self.layout == "auto":
+        looked = "Cheng's numbered .mat files" if self.params.layout == "cheng" else "YOLO folders"
+        if self.params.layout == "auto":
             looked = "neither Cheng's 1.mat, 2.mat, ... nor YOLO's images and labels folders"
-            raise DescryError(f"{self.raw}: {looked} are there. {self.download}")
-        raise DescryError(f"{self.raw}: layout={self.layout}, but no {looked}. {self.download}")
+            raise DescryError(f"{self.raw}: {looked} are there. {DATASET.download}")
+        raise DescryError(
+            f"{self.raw}: layout={self.params.layout}, but no {looked}. {DATASET.download}"
+        )
 
     def _refuse(self, layout: str, **defaults: object) -> None:
         """Fail when a parameter is set that this layout has no use for."""
         for key, default in defaults.items():
-            if getattr(self, key) != default:
-                value = getattr(self, key)
+            if getattr(self.params, key) != default:
+                value = getattr(self.params, key)
                 raise DescryError(
                     f"brain_tumor: {key}={value!r} means nothing for {layout} in {self.raw}. "
                     f"Set it to {default!r}."
                 )
 
     def _scan_yolo(self, ledger: Ledger) -> Iterator[Record]:
-        layout = open_yolo(self.raw, self._yolo_bases(ledger), Selection(tuple(self.classes)))
+        layout = open_yolo(self.raw, self._yolo_bases(ledger), Selection(self.params.classes))
         self._names.extend(layout.names())
         counts = {"patient": 0, "renamed": 0, "all": 0}
         for record in layout.records(ledger):
@@ -161,16 +132,17 @@ class BrainTumor:
         if not planes:
             self._refuse("folders that are not Kaggle's", plane="all")
             return found
-        if self.plane == "all":
+        plane = self.params.plane
+        if plane == "all":
             return list(planes.values())
-        if self.plane not in planes:
+        if plane not in planes:
             raise DescryError(
-                f"{self.raw}: plane={self.plane}, but there is no {self.plane}_t1wce_2_class/. "
+                f"{self.raw}: plane={plane}, but there is no {plane}_t1wce_2_class/. "
                 f"Present: {', '.join(planes)}."
             )
-        left = ", ".join(p for p in planes if p != self.plane)
-        ledger.note(f"plane={self.plane}: the other planes are not used ({left or 'none here'}).")
-        return [planes[self.plane]]
+        left = ", ".join(p for p in planes if p != plane)
+        ledger.note(f"plane={plane}: the other planes are not used ({left or 'none here'}).")
+        return [planes[plane]]
 
 
 def _note_yolo(names: tuple[str, ...], counts: dict[str, int], ledger: Ledger) -> None:

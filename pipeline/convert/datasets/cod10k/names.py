@@ -8,10 +8,9 @@ own dictionary; file names differ from it in case.
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-Classes = Literal["single", "super", "sub"]
-CLASSES: tuple[str, ...] = get_args(Classes)
+from pipeline.convert.datasets.cod10k import Classes
+
 SINGLE = "camouflaged"
 # In the order of the dataset's dictionary: the sub-classes are numbered 1 to 69 through all rows.
 _FAUNA = {

@@ -6,15 +6,14 @@ file names, which alone state the class, in `cod10k_names`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
+from pipeline.convert.datasets.cod10k import DATASET, Cod10kParams
 from pipeline.convert.datasets.cod10k.json import Entry
 from pipeline.convert.datasets.cod10k.layout import Places, find_layout
 from pipeline.convert.datasets.cod10k.names import (
-    CLASSES,
-    Classes,
     Name,
     category_list,
     label_of,
@@ -34,8 +33,6 @@ from pipeline.convert.formats.pictures import read_ordinary
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
 from pipeline.errors import DescryError
 
-Annotations = Literal["auto", "json", "instance", "object"]
-ObjectBoxes = Literal["image", "component"]
 _NONCAM_OBJECTS = "objects annotated in a NonCAM image"
 
 
@@ -47,45 +44,13 @@ class Cod10k:
     ----------
     raw : Path
         The folder that holds ``Train/`` and ``Test/`` (or a folder that does).
-    annotations : str
-        ``json``, ``instance`` (index masks), ``object`` (object masks, loses the instances), or
-        ``auto``: the first of these that a split has.
-    classes : str
-        ``single`` (camouflaged or not), ``super`` (5) or ``sub`` (69).
-    noncam : bool
-        Keep the images without a camouflaged object as negatives.
-    object_boxes : str
-        For object masks: one box per ``image``, or per connected ``component``.
+    params : Cod10kParams
     """
 
     raw: Path
-    annotations: Annotations = "auto"
-    classes: Classes = "single"
-    noncam: bool = True
-    object_boxes: ObjectBoxes = "image"
+    params: Cod10kParams = field(default_factory=Cod10kParams)
 
-    name: ClassVar[str] = "cod10k"
-    markers: ClassVar[tuple[str, ...]] = tuple(
-        f"{nest}{folder}"
-        for nest in ("", "*/")
-        for folder in ("Train/Image", "Test/Image", "*_Image_CAM", "TrainDataset", "TestDataset")
-    )
-    download: ClassVar[str] = (
-        "Get COD10K-v3 from the links at https://github.com/DengPingFan/SINet (about 2.3 GB "
-        "unpacked, non-commercial use only) and unpack it so that Train/ and Test/ lie in the raw "
-        "folder."
-    )
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "annotations": get_args(Annotations),
-            "classes": CLASSES,
-            "object_boxes": get_args(ObjectBoxes),
-        }
-        for key, values in allowed.items():
-            if getattr(self, key) not in values:
-                told = ", ".join(values)
-                raise DescryError(f"cod10k: {key}={getattr(self, key)!r}: allowed are {told}")
+    name: ClassVar[str] = DATASET.name
 
     def scan(self, ledger: Ledger) -> Iterator[Record]:
         """Yield the records of Train, then of Test, each in the order of the file names.
@@ -103,14 +68,14 @@ class Cod10k:
 
     def categories(self) -> list[tuple[str, str]]:
         """One class, the 5 super-classes or the 69 sub-classes, present or not."""
-        return category_list(self.classes)
+        return category_list(self.params.classes)
 
     def _scan_split(self, places: Places, ledger: Ledger) -> Iterator[Record]:
         """Records of one split; what has no image or no annotation is dropped."""
-        truth = load_truth(places, self.annotations, self.raw, ledger)
+        truth = load_truth(places, self.params.annotations, self.raw, ledger)
         images = images_in(places.images, self.raw, ledger)
         if not images:
-            raise DescryError(f"{places.images}: holds no images. {self.download}")
+            raise DescryError(f"{places.images}: holds no images. {DATASET.download}")
         contradictions = 0
         for stem, file in images.items():
             path, entry = relative(self.raw, file), truth.entries.get(stem, Entry(file.name))
@@ -140,15 +105,17 @@ class Cod10k:
                 raise Unreadable("CAMO image, not of COD10K")
             raise Unreadable("file name is not of the COD10K pattern")
         if not name.camouflaged:
-            if not self.noncam:
+            if not self.params.noncam:
                 raise Unreadable("NonCAM image left out", "noncam=False")
             if entry.boxes:
                 raise Unreadable(_NONCAM_OBJECTS)
         elif not entry.boxes and not entry.mask:
             raise Unreadable("image without annotation", "a CAM image must have an object")
-        elif label_of(name, self.classes) is None:
+        elif label_of(name, self.params.classes) is None:
             told = "-".join(name.stated)
-            raise Unreadable("unknown class", f"{told!r} is not one of the {self.classes}-classes")
+            raise Unreadable(
+                "unknown class", f"{told!r} is not one of the {self.params.classes}-classes"
+            )
         return name
 
     def _record(self, path: str, split: str, name: Name, entry: Entry, truth: Truth) -> Record:
@@ -163,7 +130,7 @@ class Cod10k:
             "listed_objects": truth.listed.get(stem),
         }
         attributes = {key: value for key, value in optional.items() if value is not None}
-        label = label_of(name, self.classes) or ""
+        label = label_of(name, self.params.classes) or ""
         boxes = tuple(replace(box, label=label) for box in entry.boxes)
         return Record(f"{split}/{stem}", path, boxes, "", split, entry.size, None, attributes)
 
@@ -192,13 +159,13 @@ class Cod10k:
     ) -> tuple[tuple[Box, ...], tuple[str, ...]]:
         """Boxes and notes of a record whose annotation is a mask."""
         mask, route = str(record.attributes["mask"]), str(record.attributes["boxes_from"])
-        apart = self.object_boxes == "component"
+        apart = self.params.object_boxes == "component"
         extents, notes = measure(self.raw, mask, route, size, apart)
         listed = record.attributes.get("listed_objects")
         if route == "instance" and listed not in (None, len(extents)):
             notes = (*notes, "the text list gives another number of objects than the mask")
         name = parse_name(Path(record.path).stem)
-        label = label_of(name, self.classes) if name else None
+        label = label_of(name, self.params.classes) if name else None
         return tuple(Box(*e, label or "", f"{mask}:{n}") for n, e in extents), notes
 
 

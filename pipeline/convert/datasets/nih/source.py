@@ -11,10 +11,11 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from pipeline.convert.datasets.nih import DATASET, NihParams
 from pipeline.convert.datasets.nih.rows import (
     CLASSES,
     Entry,
@@ -39,33 +40,20 @@ class Nih:
     ----------
     raw : Path
         The folder with ``BBox_List_2017.csv``, ``Data_Entry_2017*.csv`` and ``images*/``.
-    negatives : float
-        How many `No Finding` images to take per boxed image; 0 for none.
+    params : NihParams
     seed : int
-        Which of them. The choice depends on the seed and the file names alone.
+        Which negatives. The choice depends on the seed and the file names alone.
     """
 
     raw: Path
-    negatives: float = 1.0
+    params: NihParams = field(default_factory=NihParams)
     seed: int = 0
 
-    name: ClassVar[str] = "nih"
-    markers: ClassVar[tuple[str, ...]] = ("BBox_List_2017*.csv", "Data_Entry_2017*.csv")
-    download: ClassVar[str] = (
-        "Get BBox_List_2017.csv, Data_Entry_2017_v2020.csv and the unpacked images_*.tar.gz from "
-        "https://nihcc.app.box.com/v/ChestXray-NIHCC (free use; cite Wang et al., CVPR 2017, and "
-        "acknowledge the NIH Clinical Center) and put them into one folder."
-    )
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.negatives) and self.negatives >= 0):
-            raise DescryError(
-                f"nih: negatives is {self.negatives}; it must be a number of at least 0"
-            )
+    name: ClassVar[str] = DATASET.name
 
     def scan(self, ledger: Ledger) -> Iterator[Record]:
         """Yield boxed images and the drawn negatives, by file name; see `Source.scan`."""
-        survey = Survey.of(self.raw, self.download, ledger)
+        survey = Survey.of(self.raw, DATASET.download, ledger)
         boxed = survey.boxed()
         negatives = self._draw(survey.normal(), len(boxed), ledger)
         survey.drop_all_but({*boxed, *negatives})
@@ -88,11 +76,11 @@ class Nih:
 
     def _draw(self, candidates: list[str], boxed: int, ledger: Ledger) -> list[str]:
         """File names of the negatives: the first by hash of seed and name."""
-        wanted = math.floor(self.negatives * boxed + 0.5)
+        wanted = math.floor(self.params.negatives * boxed + 0.5)
         drawn = sorted(candidates, key=self._rank)[:wanted]
         ledger.note(
             f"{len(drawn)} of {len(candidates)} No Finding images drawn as negatives "
-            f"({self.negatives:g} per boxed image, seed {self.seed})."
+            f"({self.params.negatives:g} per boxed image, seed {self.seed})."
         )
         return drawn
 

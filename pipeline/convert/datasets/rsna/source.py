@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from pipeline.convert.datasets.rsna import DATASET, IMAGES, LABELS, RsnaParams
 from pipeline.convert.datasets.rsna.rows import (
     CLASS,
     Labels,
@@ -26,8 +27,6 @@ from pipeline.convert.records import Ledger, Picture, Record
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 
-IMAGES = "stage_2_train_images"
-LABELS = "stage_2_train_labels.csv"
 CLASS_INFO = "stage_2_detailed_class_info.csv"
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 TEST_IMAGES = "stage_2_test_images"
@@ -43,28 +42,20 @@ class Rsna:
     ----------
     raw : Path
         The folder with ``stage_2_train_labels.csv`` and ``stage_2_train_images/``.
-    mapping : str
-        Path of RSNA's ``pneumonia-challenge-dataset-mappings_2018.json``. Empty: the file of this
-        name in `raw`, if there is one.
+    params : RsnaParams
     intensity : Intensity
         From stored values to 8 bits. The release has 8 bits and no window: it changes nothing.
     """
 
     raw: Path
-    mapping: str = ""
+    params: RsnaParams = field(default_factory=RsnaParams)
     intensity: Intensity = field(default_factory=Intensity)
 
-    name: ClassVar[str] = "rsna"
-    markers: ClassVar[tuple[str, ...]] = (LABELS, IMAGES)
-    download: ClassVar[str] = (
-        "Get stage_2_train_labels.csv, stage_2_detailed_class_info.csv and stage_2_train_images "
-        "from https://www.kaggle.com/c/rsna-pneumonia-detection-challenge (any use with "
-        "attribution: Shih et al. 2019, Wang et al. 2017) and unpack them into one folder."
-    )
+    name: ClassVar[str] = DATASET.name
 
     def scan(self, ledger: Ledger) -> Iterator[Record]:
         """Yield every labelled image, by id; see `Source.scan`."""
-        table = find_table(self.raw, (LABELS,), LABELS, self.download)
+        table = find_table(self.raw, (LABELS,), LABELS, DATASET.download)
         images = self._images(ledger)
         labels, incomplete = read_labels(table, ledger)
         _drop_unmatched(images, labels, incomplete, ledger)
@@ -98,7 +89,9 @@ class Rsna:
         if not files:
             packed = (self.raw / f"{IMAGES}.zip").is_file()
             hint = f"{IMAGES}.zip is still packed. " if packed else ""
-            raise DescryError(f"{self.raw / IMAGES}: no .dcm file in there. {hint}{self.download}")
+            raise DescryError(
+                f"{self.raw / IMAGES}: no .dcm file in there. {hint}{DATASET.download}"
+            )
         return {name[: -len(".dcm")]: path for name, path in files.items()}
 
     def _findings(self, labels: Mapping[str, Labels], ledger: Ledger) -> dict[str, str]:
@@ -115,8 +108,8 @@ class Rsna:
 
     def _nih_images(self, images: Collection[str], ledger: Ledger) -> dict[str, str]:
         """RSNA id -> NIH file name, from RSNA's mapping where it can be had."""
-        path = Path(self.mapping) if self.mapping else self.raw / MAPPING
-        if not self.mapping and not path.is_file():
+        path = Path(self.params.mapping) if self.params.mapping else self.raw / MAPPING
+        if not self.params.mapping and not path.is_file():
             ledger.note(
                 f"{MAPPING} is missing: an id stands for one image, so images of one person may "
                 "be in different splits."
