@@ -31,11 +31,11 @@ from machine import machine
 
 from pipeline.atomic import write_json
 from pipeline.convert import open_source
-from pipeline.convert.engine.pool import cores
 from pipeline.convert.engine.report import Settings
 from pipeline.convert.engine.split import Fractions
 from pipeline.convert.engine.writer import Conversion
 from pipeline.versions import versions
+from pipeline.work.pool import cores
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "datasets" / "rsna" / "sample"

@@ -3,8 +3,8 @@
 import platform
 from typing import Any
 
-from pipeline.convert.engine.pool import cores
 from pipeline.profile.machine import cpu_model
+from pipeline.work.pool import cores
 
 
 def machine() -> dict[str, Any]:

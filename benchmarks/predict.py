@@ -151,7 +151,7 @@ def plain_loop(folder: Path, out: Path, model: Path) -> tuple[float, int]:
 def ours(folder: Path, out: Path, model: Path, overlays: str) -> tuple[float, int]:
     """Seconds and detections of `descry predict`."""
     from pipeline.models.saved import SavedModel
-    from pipeline.predict.cores import share_cores
+    from pipeline.predict.batches import share_cores
     from pipeline.predict.options import Options
     from pipeline.predict.run import predict_folder
 

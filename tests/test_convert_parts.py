@@ -2,8 +2,6 @@
 
 import hashlib
 import math
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from PIL import Image
 from pipeline.convert.engine.assemble import walk
 from pipeline.convert.engine.boxes import NO_SIZE, NOT_FINITE, OUTSIDE, TOO_SMALL, check_boxes
 from pipeline.convert.engine.journal import NEVER_REUSED, Journal
-from pipeline.convert.engine.pool import Crashed, run_jobs
 from pipeline.convert.engine.report import reason_unused
 from pipeline.convert.engine.worker import copy_file, copyable_as, pixel_digest, write_png
 from pipeline.convert.engine.workspace import FORMAT, Workspace, open_workspace
@@ -143,69 +140,6 @@ def test_digest_is_of_shape_type_and_values():
     assert pixel_digest(grey) == pixel_digest(np.asfortranarray(grey)) == expected
     others = [grey.T, grey.reshape(3, 2), grey.astype(np.uint16), grey + np.uint8(1)]
     assert len({expected, *map(pixel_digest, others)}) == 5
-
-
-# --- processes ---
-
-
-def _job(job):
-    """What a job says, the worker does."""
-    if job == "die":
-        os.kill(os.getpid(), signal.SIGABRT)
-    if job == "end":
-        os.kill(os.getpid(), signal.SIGTERM)
-    if job == "leave":
-        os._exit(7)
-    if job == "hang":
-        signal.sigwait([signal.SIGUSR1])
-    if job == "ask":
-        raise DescryError("mend it")
-    if job == "bug":
-        raise ZeroDivisionError("a bug")
-    return job * 2
-
-
-class _Unloadable:
-    def __reduce__(self):
-        return (os._exit, (5,))
-
-
-def test_every_job_is_answered_and_a_death_costs_one():
-    jobs = [1, 2, "die", 3, 4, 5, "leave", 6, 7, 8, 9]
-    results = dict(run_jobs(_job, iter(enumerate(jobs)), 2))
-    assert sorted(results) == list(range(11))
-    assert results[2] == Crashed("SIGABRT")
-    assert results[6] == Crashed("the decoder ended the process with status 7")
-    assert [results[i] for i in (0, 1, 3, 4, 5, 7, 8, 9, 10)] == [2, 4, 6, 8, 10, 12, 14, 16, 18]
-
-
-def test_a_worker_that_hangs_costs_one_job():
-    jobs = [1, "hang", 2, 3, 4, 5, "hang", 6]
-    results = dict(run_jobs(_job, iter(enumerate(jobs)), 2, patience=4.0))
-    assert results[1] == results[6] == Crashed("no answer for 4 seconds")
-    assert [results[i] for i in (0, 2, 3, 4, 5, 7)] == [2, 4, 6, 8, 10, 12]
-
-
-def test_no_jobs_need_no_workers():
-    assert list(run_jobs(_job, iter([]), 2)) == []
-
-
-@pytest.mark.parametrize(
-    ("job", "kind", "message"),
-    [
-        ("ask", DescryError, "^mend it$"),
-        ("bug", RuntimeError, "ZeroDivisionError: a bug"),
-        ("end", DescryError, "ended from outside; start again to go on"),
-    ],
-)
-def test_what_is_no_crash_ends_the_run(job, kind, message):
-    with pytest.raises(kind, match=message):
-        list(run_jobs(_job, iter([(0, job)]), 1))
-
-
-def test_workers_that_cannot_start_are_named():
-    with pytest.raises(DescryError, match=r"could not start \(exit status 5\)"):
-        list(run_jobs(_Unloadable(), iter([(0, 1)]), 1))
 
 
 # --- journal ---

@@ -1,126 +1,131 @@
-"""Decoders that hang, crash, raise or eat memory cost their own file and nothing else."""
+"""What a worker's end costs, and how many bytes of pictures a run holds."""
 
 import os
 import signal
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
+from predict_factory import BrightSpots, rows_of, spot
 
+from pipeline.data import images
 from pipeline.data.geometry import unscaled
-from pipeline.errors import DescryError
-from pipeline.predict.ahead import ahead
-from pipeline.predict.records import Ended, Opened, Picture
-from pipeline.predict.workers import Workers
-
-GOOD = [Opened, Picture, Ended]
-
-
-def read(path, headers_only):
-    """Runs in the workers."""
-    yield Opened()
-    if path.startswith("hang"):
-        time.sleep(60)
-    if path.startswith("crash"):
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if path.startswith("exit"):
-        os._exit(3)
-    if path.startswith("raise"):
-        raise ValueError("DOE^JOHN")
-    if path.startswith("noise"):
-        os.write(2, b"DOE^JOHN")
-    if path.startswith("big"):
-        np.ones(2**40, np.uint8)
-    pixels = np.full((300, 400), len(path), np.uint8)
-    yield Picture(pixels, unscaled(pixels))
-    yield Ended("processed")
+from pipeline.data.intensity import Intensity
+from pipeline.predict import decode
+from pipeline.predict.batches import Batches
+from pipeline.predict.budget import Budget
+from pipeline.predict.decode import Reader, Reduction, confine, ended
+from pipeline.predict.options import Options
+from pipeline.predict.records import Ended, FileResult, FrameResult, Opened, Picture
+from pipeline.predict.run import predict_folder
+from pipeline.work.pool import Crashed, ProcessPool
 
 
-def outcome(paths, workers, timeout=20.0):
-    found = {}
-    with Workers(read, workers, timeout) as team:
-        for path, messages in team.files(paths):
-            found[path] = list(messages)
-    return found
+class Mistaken(Reader):
+    """Does what the name of the file says."""
+
+    def _read(self, path, headers_only):
+        yield Opened()
+        if path == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if path == "raise":
+            raise ValueError("DOE^JOHN")
+        if path == "noise":
+            os.write(2, b"DOE^JOHN")
+        if path == "big":
+            np.ones(2**40, np.uint8)
+        yield Ended("processed")
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_files_come_in_order_with_their_own_messages(workers):
-    paths = [f"file{'x' * i}" for i in range(9)]
-    found = outcome(paths, workers)
-    assert list(found) == paths
-    for path, messages in found.items():
-        assert [type(message) for message in messages] == GOOD
-        assert (messages[1].pixels == len(path)).all()
-
-
-def test_a_crash_or_a_hang_costs_one_file():
-    paths = ["a", "crash", "b", "exit", "hang", "c", "d"]
-    found = outcome(paths, workers=2, timeout=3.0)
-    assert list(found) == paths
-    ended = {path: messages[-1] for path, messages in found.items()}
-    failed = ("failed", "decode")
-    assert ended["crash"] == Ended(*failed, "the decoder crashed", "SIGSEGV")
-    assert ended["exit"] == Ended(
-        *failed, "the decoder crashed", "it ended the process with status 3"
-    )
-    assert ended["hang"] == Ended(*failed, "the decoder hangs", "no picture within 3 s")
-    assert all([type(one) for one in found[path]] == GOOD for path in "abcd")
-
-
-def test_mistakes_are_reported_without_their_words(capfd):
-    found = outcome(["raise", "noise", "big", "a"], workers=1)
-    ended = found["raise"][-1]
-    assert (ended.kind, ended.step) == ("internal error", "decode")
-    assert ended.message.startswith("ValueError at test_predict_workers.py:")
-    assert found["noise"][-1].status == "processed"
-    assert "MemoryError" in found["big"][-1].message
-    assert found["a"][-1].status == "processed"
+def test_mistakes_are_reported_without_their_words(tmp_path, capfd):
+    read, names = Mistaken(tmp_path, Intensity()), ["raise", "noise", "big", "crash", "a"]
+    with ProcessPool(read, 1, 60.0, confine) as pool:
+        jobs = enumerate((name, False) for name in names)
+        said = [(names[n], ended(m)) for n, m in pool.run(jobs, ordered=True) if ended(m)]
+    found = dict(said)
+    assert list(found) == names
+    assert (found["raise"].kind, found["raise"].step) == ("internal error", "decode")
+    assert found["raise"].message.startswith("ValueError at test_predict_workers.py:")
+    assert "MemoryError" in found["big"].message
+    assert found["crash"] == Ended("failed", "decode", "the decoder crashed", "SIGSEGV")
+    assert found["noise"].status == found["a"].status == "processed"
     assert "DOE" not in "".join(capfd.readouterr())
 
 
-def test_the_parent_may_leave_early():
-    with Workers(read, 2, 20.0) as team:
-        next(team.files(["a", "b", "c", "d"]))
+def test_a_decoder_that_hangs_is_told_from_one_that_crashed():
+    hangs = Crashed("no answer for 3 seconds", hung=True)
+    assert ended(hangs) == Ended("failed", "decode", "the decoder hangs", hangs.how)
+    assert ended(Opened()) is None
 
 
-def test_leaving_does_not_wait_for_a_worker_that_hangs():
-    with Workers(read, 2, 100.0) as team:
-        next(team.files(["a", "hang", "hang", "b"]))
-    assert not [thread.name for thread in threading.enumerate() if thread.name == "ahead"]
+def picture(size):
+    pixels = np.zeros((1, size), np.uint8)
+    return Picture(pixels, unscaled(pixels), pixels)
 
 
-@pytest.mark.parametrize("limit", [1, 3 * 120_000, 10**9])
-def test_pictures_wait_up_to_a_number_of_bytes(limit):
-    taken = []
+def test_pictures_are_held_up_to_a_number_of_bytes_and_one_may_always_be():
+    budget, most, go = Budget(100), [], threading.Event()
 
-    def files():
-        for name in "abcdefgh":
-            taken.append(name)
-            yield name, read(name, False)
+    def detect(images):
+        go.wait(20)
+        most.append(budget.held)
+        return BrightSpots().detect(images)
 
-    stream = ahead(files(), limit)
-    for number, (_, messages) in enumerate(stream, 1):
-        assert [type(message) for message in messages] == GOOD
-        time.sleep(0.01)
-        assert len(taken) <= number + 1 + limit // 120_000  # of 300 x 400 bytes each
-    assert taken == list("abcdefgh")
-
-
-def test_what_the_listening_thread_raises_is_raised_here():
-    def files():
-        yield "a", read("a", False)
-        raise DescryError("no worker could start")
-
-    with pytest.raises(DescryError, match="no worker"):
-        for _, messages in ahead(files()):
-            list(messages)
+    with ThreadPoolExecutor(2) as threads:
+        batches = Batches(detect, 4, {1: 0.5}, lambda held, _: held.drop(), threads, budget)
+        for size in (40, 40):
+            batches.add(picture(size), FrameResult(0, size, 1), None)
+        assert budget.held == 80 and not most  # a batch is not full, and there is room
+        threading.Timer(0.2, go.set).start()
+        for size in (300, 40, 20, 40, 20):
+            batches.add(picture(size), FrameResult(0, size, 1), None)
+        batches.flush()
+        batches.finish()
+    assert budget.held == 0
+    assert most[:2] == [80, 300] and all(held <= 100 for held in most[2:])
 
 
-def test_the_same_workers_look_through_the_files_twice():
-    with Workers(read, 2, 20.0) as team:
-        for _ in range(2):
-            assert [(path, len(list(m))) for path, m in team.files(["a", "b", "c"])] == [
-                ("a", 3), ("b", 3), ("c", 3),
-            ]  # fmt: skip
+def test_a_model_that_is_interrupted_lets_go_of_its_pictures():
+    def detect(images):
+        raise KeyboardInterrupt
+
+    budget = Budget(100)
+    with ThreadPoolExecutor(1) as threads:
+        batches = Batches(detect, 1, {}, lambda held, _: None, threads, budget)
+        batches.add(picture(90), FrameResult(0, 90, 1), FileResult("a", Opened(), None))
+        batches.add(picture(90), FrameResult(0, 90, 1), FileResult("b", Opened(), None))
+        with pytest.raises(KeyboardInterrupt):
+            batches.finish()
+
+
+def test_a_large_picture_is_drawn_smaller_and_its_boxes_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "DRAWN_PIXELS", 100 * 80)
+    pixels = spot(size=(200, 400), at=(80, 40, 40, 60))
+    seen, _, drawn = Reduction(whole=True)(pixels)
+    assert seen is pixels and drawn.shape == (63, 126)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
+    predict_folder(tmp_path / "in", tmp_path / "out", BrightSpots(image_size=400),
+                   options=Options(workers=0))  # fmt: skip
+    (row,) = rows_of(tmp_path / "out" / "detections.csv")
+    assert [float(row[key]) for key in ("x_px", "y_px", "width_px", "height_px")] == [
+        80, 40, 40, 60,
+    ]  # fmt: skip
+    with Image.open(tmp_path / "out" / row["overlay"]) as overlay:
+        assert overlay.height < 100
+        edge = overlay.getpixel((25, 28))  # 80 * 126 / 400 from the left: the box's left edge
+        assert edge == (230, 159, 0)
+
+
+def test_a_picture_of_too_many_pixels_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 3 * 10**6)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.zeros((2000, 2000), np.uint8)).save(tmp_path / "in" / "a.png")
+    Image.fromarray(spot()).save(tmp_path / "in" / "b.png")
+    predict_folder(tmp_path / "in", tmp_path / "out", BrightSpots(), options=Options(workers=0))
+    assert rows_of(tmp_path / "out" / "failures.csv") == [
+        {"path": "a.png", "step": "decode", "kind": "corrupt image",
+         "message": "more than 3 million pixels"},
+    ]  # fmt: skip

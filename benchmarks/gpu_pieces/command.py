@@ -15,9 +15,9 @@ from gpu_pieces.store import FOR_DATA, PACKAGES, ROOT, Place
 from gpu_pieces.summary import summary, table
 from gpu_pieces.units import FULL, PIECES, TINY, WITH_DATA, Unit, planned
 from pipeline.atomic import write_json
-from pipeline.convert.engine.pool import cores
 from pipeline.errors import DescryError
 from pipeline.versions import versions
+from pipeline.work.pool import cores
 
 SAMPLE = ROOT / "datasets" / "ccellbio" / "sample"
 

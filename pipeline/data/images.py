@@ -4,6 +4,7 @@ Grey stays grey, colour becomes RGB, 16 bits stay 16 bits, an EXIF orientation i
 alpha channel is dropped. DICOM is read by `pipeline.dicom`.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,8 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 _ORIENTATION = 0x0112
-# A slide tile of 300 megapixels is legitimate; Pillow's own limit warns at 89 and stops at 179.
-Image.MAX_IMAGE_PIXELS = 300_000_000
+MAX_PIXELS = 300_000_000  # of an image that is read; a slide tile may have as many
+# Pillow warns above its limit and stops at twice as many: here the warning is an error.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 class ImageError(Exception):
@@ -51,21 +54,26 @@ def read_image(source: Path | BinaryIO) -> DecodedImage:
     Raises
     ------
     ImageError
-        When the file is not an image, is truncated, or has an unsupported pixel type.
+        When the file is not an image, is truncated, has more than `MAX_PIXELS`, or has an
+        unsupported pixel type.
     FileNotFoundError
         When it does not exist.
     """
     try:
         with Image.open(source) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
             orientation = int(image.getexif().get(_ORIENTATION, 1) or 1)
             stored_size, kind = image.size, image.format
             turned = ImageOps.exif_transpose(image) if 2 <= orientation <= 8 else image
             pixels, notes = _to_array(turned)
     except FileNotFoundError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"more than {MAX_PIXELS // 10**6} million pixels") from error
     except UnidentifiedImageError as error:
         raise ImageError("not an image that Pillow can identify") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(str(error)) from error
     turned_notes = ("EXIF orientation applied",) if 2 <= orientation <= 8 else ()
     notes = turned_notes + notes

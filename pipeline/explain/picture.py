@@ -20,7 +20,7 @@ def read_picture(path: Path, intensity: Intensity) -> np.ndarray:
     """
     if not path.is_file():
         raise DescryError(f"{path}: no such file; give a DICOM file or an image")
-    for message in Reader(path.parent, intensity)(path.name):
+    for message in Reader(path.parent, intensity)((path.name, False)):
         if isinstance(message, Picture):
             return message.pixels
         if isinstance(message, Ended) and message.status != "processed":

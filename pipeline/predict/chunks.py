@@ -1,25 +1,25 @@
 """Files in groups that are committed together: read, detected, drawn, into the journal."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from pipeline.predict.ahead import Answers
-from pipeline.predict.cores import MODEL_THREADS, model_threads
-from pipeline.predict.decode import BURNED_IN
-from pipeline.predict.detecting import Batches
+from pipeline.predict.batches import Batches, model_threads
+from pipeline.predict.budget import Budget
+from pipeline.predict.decode import BURNED_IN, Message, ended
 from pipeline.predict.overlay import Overlays
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import Ended, FileResult, FrameResult, Opened, Picture
 from pipeline.predict.views import Views
-from pipeline.predict.workers import Workers
 from pipeline.predict.workspace import Workspace
+from pipeline.work.pool import Crashed, ProcessPool
 
 if TYPE_CHECKING:
     from pipeline.predict.objects import ObjectWriter
+
+_BEGUN = 16  # chunks that may wait to be committed; their pictures are bounded by the budget
 
 
 @dataclass(slots=True)
@@ -28,6 +28,11 @@ class _Chunk:
 
     batches: Batches
     results: dict[int, FileResult] = field(default_factory=dict)
+
+    def idle(self, overlays: Overlays) -> bool:
+        """Whether nothing of it has to be waited for."""
+        frames = (frame for result in self.results.values() for frame in result.frames)
+        return self.batches.idle and overlays.idle(frames)
 
 
 class Chunks:
@@ -46,6 +51,7 @@ class Chunks:
         self.plan, self.paths, self.space = plan, paths, space
         self.size = plan.options.batch_size
         self.views = Views(plan.detector, self.size, plan.windows, plan.options.tta)
+        self.budget = Budget()
         self.objects = self._object_writer()
 
     def _object_writer(self) -> "ObjectWriter | None":
@@ -56,49 +62,57 @@ class Chunks:
 
         return ObjectWriter(self.plan, self.space.partial)
 
-    def committed(self, workers: Workers, done: int) -> Iterator[int]:
+    def committed(self, pool: ProcessPool, done: int) -> Iterator[int]:
         """Process and commit the files from `done` on; yield the number finished so far.
 
-        A chunk is committed when the following ones have been read: meanwhile the model looks at
-        its pictures, and its overlays are encoded.
+        Reading goes on while the model looks at the pictures of a chunk and its overlays are
+        encoded, as long as there is room for pictures.
         """
-        plan, chunks = self.plan, deque[_Chunk]()
+        plan, begun = self.plan, deque[_Chunk]()
+        tasks = enumerate(((path, False) for path in self.paths[done:]), done)
         with (
             Overlays(self.space.overlays, plan.classes, plan.options.overlays) as overlays,
             model_threads() as threads,
         ):
-            files = enumerate(workers.files(self.paths[done:]), done)
             yield done
-            while (chunk := self._begun(islice(files, self.size), overlays, threads)).results:
-                chunks.append(chunk)
-                if len(chunks) > MODEL_THREADS:
-                    yield self._commit(chunks.popleft(), overlays)
-            for chunk in chunks:
-                yield self._commit(chunk, overlays)
+            chunk = self._new_chunk(overlays, threads)
+            for number, message in pool.run(tasks, ordered=True):
+                self._take(chunk, number, message, overlays)
+                if ended(message) and len(chunk.results) == self.size:
+                    chunk.batches.flush()
+                    begun.append(chunk)
+                    chunk = self._new_chunk(overlays, threads)
+                while begun and (len(begun) > _BEGUN or begun[0].idle(overlays)):
+                    yield self._commit(begun.popleft(), overlays)
+            chunk.batches.flush()
+            if chunk.results:
+                begun.append(chunk)
+            while begun:
+                yield self._commit(begun.popleft(), overlays)
 
-    def _begun(
-        self, files: Iterable[tuple[int, Answers]], overlays: Overlays, threads: Executor
-    ) -> _Chunk:
-        """Read a chunk of files and hand their frames to the model."""
-        plan = self.plan
-        batches = Batches(self.views.detect, self.size, plan.thresholds, overlays.add, threads)
-        chunk = _Chunk(batches)
-        for number, (path, messages) in files:
-            result = FileResult(plan.shown(path), Opened(), Ended("processed"))
-            chunk.results[number] = result
-            for message in messages:
-                if isinstance(message, Opened):
-                    result.opened = plan.known_as(message)
-                elif isinstance(message, Picture):
-                    frame = _frame(message)
-                    if not self._hidden(result):
-                        frame.overlay = overlays.name(number, result, frame)
-                    result.frames.append(frame)
-                    batches.add(message, frame, result)
-                elif isinstance(message, Ended) and message.status != "processed":
-                    result.ended = message
-        batches.flush()
-        return chunk
+    def _new_chunk(self, overlays: Overlays, threads: Executor) -> _Chunk:
+        detect, thresholds = self.views.detect, self.plan.thresholds
+        batches = Batches(detect, self.size, thresholds, overlays.add, threads, self.budget)
+        return _Chunk(batches)
+
+    def _take(
+        self, chunk: _Chunk, number: int, message: Message | Crashed, overlays: Overlays
+    ) -> None:
+        """One message on a file: its frames go to the model."""
+        if number not in chunk.results:
+            shown = self.plan.shown(self.paths[number])
+            chunk.results[number] = FileResult(shown, Opened(), Ended("processed"))
+        result = chunk.results[number]
+        if isinstance(message, Opened):
+            result.opened = self.plan.known_as(message)
+        elif isinstance(message, Picture):
+            frame = _frame(message)
+            if not self._hidden(result):
+                frame.overlay = overlays.name(number, result, frame)
+            result.frames.append(frame)
+            chunk.batches.add(message, frame, result)
+        elif (end := ended(message)) and end.status != "processed":
+            result.ended = end
 
     def _hidden(self, result: FileResult) -> bool:
         """Whether no picture may be shown: its text would name whom the pseudonyms hide."""

@@ -3,9 +3,12 @@
 This module imports no torch: workers start in a fraction of a second.
 """
 
+import os
 import re
+import traceback
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
@@ -34,15 +37,20 @@ from pipeline.predict.sources import (
     members,
 )
 from pipeline.predict.windows import Windows
+from pipeline.work.pool import Crashed
 
 # DICOM objects that are well-formed but hold nothing to look at: skipped, not failed.
 _SKIPPED = ("not DICOM", "not an image object")
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+# Of an overlay. Radiographs and photographs have less; drawing takes five times as much memory.
+DRAWN_PIXELS = 2**25
+WORKER_BYTES = 6 * 2**30  # address space of a worker; a bomb dies here and not the machine
 BURNED_IN = "burned-in annotation"
 _TEXT_IN_PICTURE = (
     "the header says that the picture contains text: overlays show it, and with --pseudonymise "
     "none is drawn"
 )
+Task = tuple[str, bool]  # path, headers only
 Message = Opened | Place | Picture | Ended
 
 
@@ -57,7 +65,7 @@ class Reduction:
     windows : Windows
         Pictures that will be cut stay as they are.
     whole : bool
-        The picture at its own size goes along, to be drawn.
+        The picture goes along to be drawn, at its own size up to `DRAWN_PIXELS`.
     """
 
     side: int | None = None
@@ -70,7 +78,15 @@ class Reduction:
             seen, fit = pixels, unscaled(pixels)
         else:
             seen, fit = shrink(pixels, self.side)
-        return seen, fit, pixels if self.whole else None
+        return seen, fit, _drawable(pixels) if self.whole else None
+
+
+def _drawable(pixels: np.ndarray) -> np.ndarray:
+    """The picture, or where it has too many pixels a smaller one."""
+    height, width = pixels.shape[:2]
+    if height * width <= DRAWN_PIXELS:
+        return pixels
+    return shrink(pixels, int(max(height, width) * (DRAWN_PIXELS / (height * width)) ** 0.5))[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +115,12 @@ class Reader:
     lost: Mapping[str, str] = field(default_factory=dict)
     reduction: Reduction = field(default_factory=Reduction)
 
-    def __call__(self, path: str, headers_only: bool = False) -> Iterator[Message]:
+    def __call__(self, task: Task) -> Iterator[Message]:
         """Yield `Opened`, a `Picture` per frame, and `Ended`, which always comes last.
 
         With `headers_only` there is a `Place`, where the file has one, instead of the pictures.
         """
+        path, headers_only = task
         try:
             yield from self._read(path, headers_only)
         except SourceError as error:
@@ -118,6 +135,10 @@ class Reader:
             yield Ended("failed", "decode", "corrupt image", str(error))
         except OSError as error:
             yield Ended("failed", "read", "cannot open", error.strerror or type(error).__name__)
+        except Exception as error:  # a mistake of ours costs the file and is reported, not the run
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
+            yield Ended("failed", "decode", "internal error", where)
         except MemoryError:
             yield Ended("failed", "decode", "too large", "not enough memory to decode it")
 
@@ -215,3 +236,21 @@ def _is_image(file: Path | Member, head: bytes) -> bool:
     if head[128:132] == b"DICM":
         return False
     return head.startswith(_MAGIC) or file.suffix.lower() in EXTENSIONS
+
+
+def ended(message: Message | Crashed) -> Ended | None:
+    """The last word on a file, if this is it."""
+    if isinstance(message, Crashed):
+        kind = "the decoder hangs" if message.hung else "the decoder crashed"
+        return Ended("failed", "decode", kind, message.how)
+    return message if isinstance(message, Ended) else None
+
+
+def confine() -> None:
+    """Silence the codecs, which write to the terminal by themselves, and bound the memory."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    with suppress(ImportError, ValueError, OSError):  # not all systems have or allow limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (WORKER_BYTES, WORKER_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import BoundedSemaphore
 from types import TracebackType
 
 import cv2
@@ -13,11 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.atomic import replacing
 from pipeline.data.draw import COLOURS, draw_boxes
-from pipeline.predict.records import FileResult, FrameResult, Picture
+from pipeline.predict.budget import Held
+from pipeline.predict.records import FileResult, FrameResult
 
 MARK = "Research use only. Not for diagnosis."
 THUMBNAIL = 320  # pixels, longest side
-_WAITING = 16  # pictures that may wait for their encoding: bounds the memory
 
 
 def draw(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> Image.Image:
@@ -26,6 +25,7 @@ def draw(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> 
     Parameters
     ----------
     pixels : array (H, W) or (H, W, 3), uint8
+        The frame, or the frame scaled down.
     found : FrameResult
         Boxes in pixels of the frame.
     classes : mapping
@@ -50,6 +50,7 @@ def draw(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> 
 def _boxes_drawn(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> Image.Image:
     """The frame with its detections; the best is drawn last and lies on top."""
     xywh = np.array(found.boxes, dtype=np.float64).reshape(-1, 4)[::-1]
+    xywh = xywh * ([pixels.shape[1] / found.width, pixels.shape[0] / found.height] * 2)
     labels, scores = found.labels[::-1], found.scores[::-1]
     ids = sorted(classes)
     return draw_boxes(
@@ -98,7 +99,6 @@ class Overlays:
         self.folder, self.classes, self.policy = folder, classes, policy
         self._pool = ThreadPoolExecutor(1, "overlay")
         self._jobs: dict[str, Future[None]] = {}
-        self._room = BoundedSemaphore(_WAITING)
 
     def __enter__(self) -> "Overlays":
         return self
@@ -124,21 +124,29 @@ class Overlays:
         part = f"-frame{frame.frame + 1:04d}" if result.opened.frames > 1 else ""
         return f"{self.folder.name}/{number + 1:06d}-{stem}{part}.png"
 
-    def add(self, picture: Picture, frame: FrameResult) -> None:
-        """Draw a frame whose detections are known, if the policy wants it.
+    def add(self, picture: Held, frame: FrameResult) -> None:
+        """Draw a frame whose detections are known, if the policy wants it, and drop the picture.
 
-        May be called from several threads; waits while too many are waiting.
+        May be called from several threads.
         """
-        if picture.whole is None or not frame.overlay:
-            return
         if self.policy == "found" and not frame.boxes:
             frame.overlay = ""
-            return
-        self._room.acquire()
-        path = self._path(frame)
-        job = self._pool.submit(save_overlay, path, picture.whole, frame, self.classes)
-        job.add_done_callback(lambda _: self._room.release())
-        self._jobs[frame.overlay] = job
+        if picture.drawn is None or not frame.overlay:
+            picture.drop()
+        else:
+            self._jobs[frame.overlay] = self._pool.submit(self._save, picture, frame)
+
+    def _save(self, picture: Held, frame: FrameResult) -> None:
+        try:
+            if picture.drawn is not None:
+                save_overlay(self._path(frame), picture.drawn, frame, self.classes)
+        finally:
+            picture.drop()
+
+    def idle(self, frames: Iterable[FrameResult]) -> bool:
+        """Whether `finish` would not have to wait."""
+        jobs = [self._jobs.get(frame.overlay) for frame in frames]
+        return all(job is None or job.done() for job in jobs)
 
     def finish(self, frames: Iterable[FrameResult]) -> None:
         """Wait until the overlays of these frames are on the disk."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.dicom.pseudonym import Pseudonyms
 from pipeline.models.thresholds import OperatingPoint
+from pipeline.predict.batches import TrainedModel
 from pipeline.predict.decode import Reader, Reduction
-from pipeline.predict.detecting import Detector
 from pipeline.predict.discover import root_of
 from pipeline.predict.options import Options
 from pipeline.predict.records import Opened
@@ -29,7 +29,7 @@ class Plan:
     ----------
     source : Path
         Folder or file, as for `find_files`.
-    detector : Detector
+    detector : TrainedModel
     options : Options
     device : str
         What the detector runs on, in words.
@@ -48,7 +48,7 @@ class Plan:
     """
 
     def __init__(
-        self, source: Path, detector: Detector, options: Options, device: str = "cpu"
+        self, source: Path, detector: TrainedModel, options: Options, device: str = "cpu"
     ) -> None:
         self.root, self.detector, self.options = root_of(source), detector, options
         self.device = device

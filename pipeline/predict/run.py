@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import write_json
+from pipeline.predict.batches import TrainedModel
 from pipeline.predict.chunks import Chunks
-from pipeline.predict.detecting import Detector
+from pipeline.predict.decode import Reader, Task, confine, ended
 from pipeline.predict.discover import find_files, of_shard
 from pipeline.predict.options import OBJECTS, Options
 from pipeline.predict.order import Place, in_order
@@ -18,9 +19,9 @@ from pipeline.predict.outputs import tally, write_coco, write_tables
 from pipeline.predict.overlay import MARK
 from pipeline.predict.pages import write_pages
 from pipeline.predict.plan import Plan
-from pipeline.predict.records import Ended, FileResult, Opened
-from pipeline.predict.workers import Workers
+from pipeline.predict.records import FileResult, Opened
 from pipeline.predict.workspace import FORMAT, Workspace, open_workspace
+from pipeline.work.pool import ProcessPool
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ Send = Callable[[Path], int]  # how many results were refused
 def predict_folder(
     source: Path | Fetch,
     out: Path,
-    detector: Detector,
+    detector: TrainedModel,
     *,
     options: Options | None = None,
     device: str = "cpu",
@@ -66,7 +67,7 @@ def predict_folder(
     out : Path
         Output folder; made complete in ``<out>.partial`` and then renamed. A run that was
         stopped goes on there. A shard gets its own folder below it.
-    detector : Detector
+    detector : TrainedModel
         The trained model.
     device : str
         What the detector runs on, for run.json.
@@ -92,13 +93,13 @@ def predict_folder(
         there = [] if lost and not any(source.rglob("*.dcm")) else find_files(source, out)
         paths = of_shard(sorted({*lost, *there}), options.shard, options.num_shards)
         plan = Plan(source, detector, options, device)
-        workers = stack.enter_context(Workers(plan.reader(lost), options.workers, options.timeout))
-        paths = in_order(_places(workers, paths))
+        pool = stack.enter_context(_readers(plan.reader(lost), options))
+        paths = in_order(_places(pool, paths))
         done = space.resume(plan.identity(paths), options.batch_size, len(paths))
         if done:
             log.info("%d of %d files were finished before; going on", done, len(paths))
         progress(done, len(paths))
-        for finished in Chunks(plan, paths, space).committed(workers, done):
+        for finished in Chunks(plan, paths, space).committed(pool, done):
             progress(finished, len(paths))
         counts = _write_results(space, plan)
         refused = 0 if send is None else send(space.partial)
@@ -114,7 +115,7 @@ def predict_folder(
 
 
 def survey(
-    source: Path, out: Path, detector: Detector, options: Options | None = None
+    source: Path, out: Path, detector: TrainedModel, options: Options | None = None
 ) -> Iterator[FileResult]:
     """Say of every file whether it would be read, from headers alone (``--dry-run``).
 
@@ -123,22 +124,34 @@ def survey(
     options = options or Options()
     paths = of_shard(find_files(source, out), options.shard, options.num_shards)
     read = Plan(source, detector, options).reader({})
-    with Workers(read, options.workers, options.timeout) as workers:
-        for path, messages in workers.files(paths, headers_only=True):
-            result = FileResult(path, Opened(), Ended("failed"))
-            for message in messages:
-                if isinstance(message, Opened):
-                    result.opened = message
-                elif isinstance(message, Ended):
-                    result.ended = message
-            yield result
+    opened = Opened()
+    with _readers(read, options) as pool:
+        for number, message in pool.run(_headers(paths), ordered=True):
+            if isinstance(message, Opened):
+                opened = message
+            elif (end := ended(message)) is not None:
+                yield FileResult(paths[number], opened, end)
+                opened = Opened()
 
 
-def _places(workers: Workers, paths: list[str]) -> Iterator[tuple[str, Place | None]]:
+def _readers(read: Reader, options: Options) -> ProcessPool:
+    return ProcessPool(read, options.workers, options.timeout, confine)
+
+
+def _headers(paths: list[str]) -> Iterator[tuple[int, Task]]:
+    """The jobs of looking at headers alone."""
+    return enumerate((path, True) for path in paths)
+
+
+def _places(pool: ProcessPool, paths: list[str]) -> Iterator[tuple[str, Place | None]]:
     """Where each file belongs, from its header; the memory holds nothing else of it."""
-    for path, messages in workers.files(paths, headers_only=True):
-        found = [message for message in messages if isinstance(message, Place)]
-        yield path, found[0] if found else None
+    place: Place | None = None
+    for number, message in pool.run(_headers(paths), ordered=True):
+        if isinstance(message, Place):
+            place = message
+        elif ended(message):
+            yield paths[number], place
+            place = None
 
 
 def _write_results(space: Workspace, plan: Plan) -> dict[str, Any]:

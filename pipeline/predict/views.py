@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torchvision.ops import batched_nms
 
-from pipeline.predict.detecting import Detector, Found
+from pipeline.predict.batches import ImageDetections, TrainedModel
 from pipeline.predict.windows import Windows
 
 MERGE_IOU = 0.5
@@ -28,7 +28,7 @@ class View:
 
 @dataclass(slots=True)
 class Merged:
-    """Detections of all views of one picture (see `Found`)."""
+    """Detections of all views of one picture (see `ImageDetections`)."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -53,11 +53,11 @@ class Views:
     """
 
     def __init__(
-        self, detector: Detector, size: int, windows: Windows, mirror: bool = False
+        self, detector: TrainedModel, size: int, windows: Windows, mirror: bool = False
     ) -> None:
         self.detector, self.size, self.windows, self.mirror = detector, size, windows, mirror
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[Found]:
+    def detect(self, images: Sequence[np.ndarray]) -> list[ImageDetections]:
         """Detections per image, in its pixels."""
         views = [self.views(*image.shape[:2]) for image in images]
         found = self._seen(
@@ -75,7 +75,7 @@ class Views:
             views = views + [View(v.left, v.top, v.right, v.bottom, True) for v in views]
         return views
 
-    def _seen(self, views: list[tuple[np.ndarray, View]]) -> Iterator[Found]:
+    def _seen(self, views: list[tuple[np.ndarray, View]]) -> Iterator[ImageDetections]:
         for start in range(0, len(views), self.size):
             pixels = [cut(image, view) for image, view in views[start : start + self.size]]
             black = [np.zeros_like(pixels[0])] * (self.size - len(pixels))
@@ -88,7 +88,7 @@ def cut(image: np.ndarray, view: View) -> np.ndarray:
     return np.ascontiguousarray(part[:, ::-1] if view.mirrored else part)
 
 
-def merged(seen: list[tuple[View, Found]]) -> Found:
+def merged(seen: list[tuple[View, ImageDetections]]) -> ImageDetections:
     """Detections of a picture from those of its views.
 
     A box that ends where a window cuts is dropped if a whole box of its class covers half of it.
@@ -117,7 +117,7 @@ def _tiles(height: int, width: int, side: int, overlap: float) -> list[View]:
     return [View(across.start, down.start, across.stop, down.stop) for down, across in slices]
 
 
-def _placed(found: Found, view: View) -> Merged:
+def _placed(found: ImageDetections, view: View) -> Merged:
     """From pixels of the view to pixels of the picture."""
     boxes = np.asarray(found.boxes, dtype=np.float64).reshape(-1, 4)
     if view.mirrored:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.saved import SavedModel
-from pipeline.predict.cores import share_cores
+from pipeline.predict.batches import share_cores
 from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder
 from pipeline.predict.run import survey as run_survey

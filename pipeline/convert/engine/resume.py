@@ -11,11 +11,11 @@ from typing import Any
 import pipeline
 from pipeline.convert.engine.journal import NEVER_REUSED, Journal
 from pipeline.convert.engine.plan import Index, describe
-from pipeline.convert.engine.pool import Crashed
 from pipeline.convert.engine.progress import Progress
 from pipeline.convert.engine.worker import Outcome, Spent, dropped
 from pipeline.convert.records import Record, Source
 from pipeline.versions import version_of
+from pipeline.work.pool import Crashed
 
 _PACKAGES = ("numpy", "pillow", "opencv-python-headless", "pydicom", "h5py", "python-gdcm")
 _ROOMS = ("convert", "data", "dicom")  # of the package, whose code decides over pixels and boxes

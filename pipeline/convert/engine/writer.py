@@ -1,22 +1,21 @@
 """One conversion from scan to report, for every dataset the same."""
 
 import logging
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from pipeline.convert.engine.assemble import Assembly
 from pipeline.convert.engine.journal import Journal
 from pipeline.convert.engine.plan import Index, Plan
-from pipeline.convert.engine.pool import cores, run_jobs
 from pipeline.convert.engine.progress import Progress
 from pipeline.convert.engine.report import Settings
 from pipeline.convert.engine.resume import Fingerprint, Todo
 from pipeline.convert.engine.split import Fractions
-from pipeline.convert.engine.worker import Spent, Worker
+from pipeline.convert.engine.worker import Spent, Worker, keep_freed_memory
 from pipeline.convert.engine.workspace import Workspace, open_workspace
 from pipeline.convert.records import Source
 from pipeline.errors import DescryError
+from pipeline.work.pool import ProcessPool, cores
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +116,6 @@ class Conversion:
         fingerprint = Fingerprint(self.source, self.settings.png_level)
         with Progress(self.source.name, plan.records, self.progress) as bar:
             todo = Todo(fingerprint, journal, index, space.images, bar)
-            with closing(run_jobs(worker, todo.jobs(plan), self.workers)) as results:
-                for number, result in results:
+            with ProcessPool(worker, self.workers, prepare=keep_freed_memory) as pool:
+                for number, result in pool.run(todo.jobs(plan)):
                     todo.done(number, result, self.spent)

@@ -1,8 +1,10 @@
-"""Frames in, detections out: batches across files."""
+"""Frames in, detections out: batches across files, on threads of their own."""
 
+import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,12 +12,15 @@ import numpy as np
 
 from pipeline.data.intensity import Intensity
 from pipeline.data.results import BOX_DECIMALS, SCORE_DECIMALS
+from pipeline.predict.budget import Budget, Held
 from pipeline.predict.records import Ended, FileResult, FrameResult, Picture
 
-_AHEAD = 3  # batches that may wait or run: a file may have any number of frames
+# Calls of the model at a time. Decoding and computing never take equally long, so that with one
+# call the cores of one wait for the other; a second call fills them.
+MODEL_THREADS = 2
 
 
-class Found(Protocol):
+class ImageDetections(Protocol):
     """Detections in one image, by descending score (`pipeline.models.saved.Detections`)."""
 
     @property
@@ -34,7 +39,7 @@ class Found(Protocol):
         ...
 
 
-class Detector(Protocol):
+class TrainedModel(Protocol):
     """What prediction needs of a trained model (`pipeline.models.saved.SavedModel`)."""
 
     @property
@@ -76,14 +81,14 @@ class Detector(Protocol):
         """
         ...
 
-    def detect(self, images: Sequence[np.ndarray]) -> Sequence[Found]:
+    def detect(self, images: Sequence[np.ndarray]) -> Sequence[ImageDetections]:
         """Find objects in 8-bit images (H, W) or (H, W, 3) of any sizes."""
         ...
 
 
 @dataclass(slots=True)
 class _Waiting:
-    picture: Picture
+    picture: Held
     frame: FrameResult
     result: FileResult
 
@@ -100,38 +105,51 @@ class Batches:
     thresholds : mapping
         Category id -> score; lower scores are left out.
     done : callable
-        Told of every frame once its detections are filled in, from the thread that did it.
+        Told of every frame once its detections are filled in, from the thread that did it; drops
+        the picture.
     threads : Executor
         Where the model runs.
+    budget : Budget
+        What pictures take their bytes from.
     """
 
     def __init__(
         self,
-        detect: Callable[[Sequence[np.ndarray]], Sequence[Found]],
+        detect: Callable[[Sequence[np.ndarray]], Sequence[ImageDetections]],
         size: int,
         thresholds: Mapping[int, float],
-        done: Callable[[Picture, FrameResult], None],
+        done: Callable[[Held, FrameResult], None],
         threads: Executor,
+        budget: Budget,
     ) -> None:
         self.detect, self.size, self.thresholds, self.done = detect, size, thresholds, done
-        self.threads = threads
+        self.threads, self.budget = threads, budget
         self._waiting: list[_Waiting] = []
         self._jobs: deque[Future[None]] = deque()
 
     def add(self, picture: Picture, frame: FrameResult, result: FileResult) -> None:
-        """Queue a frame; `frame` and `result` may change until `finish`."""
-        self._waiting.append(_Waiting(picture, frame, result))
+        """Queue a frame, when there is room; `frame` and `result` may change until `finish`.
+
+        Where pictures are large, the model begins before a batch is full: what it finds in one does
+        not depend on the others (see `Views`).
+        """
+        if not self.budget.has_room(picture.nbytes):
+            self.flush()
+        self.budget.take(picture.nbytes)
+        self._waiting.append(_Waiting(Held(picture, self.budget), frame, result))
         if len(self._waiting) == self.size:
             self.flush()
 
     def flush(self) -> None:
         """Begin with what is queued, though it fills no batch."""
         waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
-        if len(self._jobs) == _AHEAD:
-            self._jobs.popleft().result()
-        self._jobs.append(self.threads.submit(self._attempt, waiting))
+        if waiting:
+            self._jobs.append(self.threads.submit(self._attempt, waiting))
+
+    @property
+    def idle(self) -> bool:
+        """Whether `finish` would not have to wait."""
+        return all(job.done() for job in self._jobs)
 
     def finish(self) -> None:
         """Wait until all that was flushed is done."""
@@ -148,17 +166,25 @@ class Batches:
                 except Exception as error:
                     message = f"frame {one.frame.frame + 1}: {type(error).__name__}"
                     one.result.ended = Ended("failed", "detect", "the model failed", message)
+                    one.picture.drop()
+        except BaseException:  # the run ends: nobody may wait for room any more
+            for one in waiting:
+                one.picture.drop()
+            raise
 
     def _run(self, waiting: list[_Waiting]) -> None:
-        images = [one.picture.pixels for one in waiting]
-        for one, found in zip(waiting, self.detect(images), strict=True):
-            boxes = one.picture.fit.boxes_out(found.boxes)
-            fill(one.frame, boxes, found, self.thresholds)
+        images = [one.picture.pixels for one in waiting if one.picture.pixels is not None]
+        found = self.detect(images)
+        del images
+        for one, detections in zip(waiting, found, strict=True):
+            one.picture.seen()
+            boxes = one.picture.fit.boxes_out(detections.boxes)
+            fill(one.frame, boxes, detections, self.thresholds)
             self.done(one.picture, one.frame)
 
 
 def fill(
-    frame: FrameResult, boxes: np.ndarray, found: Found, thresholds: Mapping[int, float]
+    frame: FrameResult, boxes: np.ndarray, found: ImageDetections, thresholds: Mapping[int, float]
 ) -> None:
     """Write detections into `frame`: from their class's threshold on, clipped, rounded, sorted.
 
@@ -180,3 +206,51 @@ def fill(
     frame.scores = [-score for score, _, _ in rows]
     frame.labels = [label for _, label, _ in rows]
     frame.boxes = [box for _, _, box in rows]
+
+
+def share_cores(device: str, workers: int) -> tuple[int, str]:
+    """Divide the cores, and tell PyTorch of its share: else the two get in each other's way.
+
+    Parameters
+    ----------
+    device : str
+        "cpu" or "cuda".
+    workers : int
+        Decoding processes; -1: half of the cores beside a model on the CPU, all but one beside
+        a GPU.
+
+    Returns
+    -------
+    (int, str)
+        Decoding processes, and the device with its number of threads, for run.json: on a CPU the
+        last bit of a result may depend on it.
+    """
+    import torch  # here: the worker processes of a run do without
+
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    there = there or 1
+    if workers < 0:
+        workers = max(1, there // 2 if device == "cpu" else there - 1)
+    if device != "cpu":
+        return workers, device
+    threads = max(1, there - workers)
+    torch.set_num_threads(threads)
+    return workers, f"cpu, {threads} threads"
+
+
+@contextmanager
+def model_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that call the model, each with PyTorch's present number of threads.
+
+    A new thread would begin with as many as there are cores. Leaving waits for the calls under way
+    and for no others.
+    """
+    import torch
+
+    threads = ThreadPoolExecutor(
+        MODEL_THREADS, "model", torch.set_num_threads, (torch.get_num_threads(),)
+    )
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)

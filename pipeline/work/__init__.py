@@ -1,0 +1,1 @@
+"""What a long command is made of: worker processes and what they say."""
