@@ -15,6 +15,7 @@ import typer
 from pipeline import __version__
 from pipeline.cli.browse import browse
 from pipeline.cli.doctor import doctor
+from pipeline.cli.init import init
 from pipeline.cli.predict import predict
 from pipeline.config import DatasetName, Params, load_params
 from pipeline.errors import DescryError
@@ -168,6 +169,7 @@ def report(
 app.command()(predict)
 app.command()(doctor)
 app.command()(browse)
+app.command()(init)
 
 
 @app.command()
