@@ -24,6 +24,7 @@ from typing import Any
 
 import timm
 import torch
+from classifier import Classifier, ViTClassifier
 from gpu_pieces.arms import ENHANCED, move_interactions, ours, synthetic
 from gpu_pieces.steps import Trainee, ratios, spread, take_turns
 from machine import machine
@@ -32,9 +33,9 @@ from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
 from pipeline.atomic import write_json
-from pipeline.models.classifier import Classifier, ViTClassifier
-from pipeline.models.swin import Swin
-from pipeline.models.vit import ViT
+from pipeline.models.backbones.swin import Swin
+from pipeline.models.backbones.vit import ViT
+from pipeline.models.params import SwinOptions, ViTOptions
 from pipeline.profile.memory import peak_of
 from pipeline.versions import versions
 
@@ -48,7 +49,9 @@ def trunks(family: str, side: int) -> dict[str, Callable[[], nn.Module]]:
     """Classifiers of 1000 classes by name, without stochastic depth."""
     if family == "swin-t":
         return {
-            "descry": lambda: Classifier(Swin("tiny", drop_path=0.0, output_norms=False)),
+            "descry": lambda: Classifier(
+                Swin("tiny", drop_path=0.0, options=SwinOptions(output_norms=False))
+            ),
             "timm": lambda: timm.create_model(
                 "swin_tiny_patch4_window7_224", img_size=side, drop_path_rate=0.0
             ),
@@ -57,7 +60,7 @@ def trunks(family: str, side: int) -> dict[str, Callable[[], nn.Module]]:
             ),
         }
     return {
-        "descry": lambda: ViTClassifier(ViT("small", class_token=True)),
+        "descry": lambda: ViTClassifier(ViT("small", options=ViTOptions(class_token=True))),
         "timm": lambda: timm.create_model("vit_small_patch16_224", img_size=side),
         "torchvision": lambda: VisionTransformer(side, 16, 12, 6, 384, 1536),
     }

@@ -102,11 +102,21 @@ def make_model(path: Path) -> None:
     import torch
 
     from pipeline.data.intensity import Intensity
-    from pipeline.models.build import DetectorSpec, build_detector
+    from pipeline.models.build import build_detector
+    from pipeline.models.params import DetectorSpec
     from pipeline.models.saved import SavedModel
 
     torch.manual_seed(0)
-    spec = DetectorSpec("vit", "micro", 1, 64, 2.0, 0.0, 0.5, 100, pool_layers=2, concepts=16)
+    spec = DetectorSpec(
+        backbone="vit",
+        size="micro",
+        num_classes=1,
+        fpn_channels=64,
+        anchor_scale=2.0,
+        score_threshold=0.0,
+        pool_layers=2,
+        concepts=16,
+    )
     about = {
         "categories": [[1, "opacity"]],
         "intensity": Intensity().to_dict(),

@@ -38,7 +38,8 @@ from torchvision.models.detection.retinanet import RetinaNet
 from pipeline.atomic import write_json
 from pipeline.config import load_params
 from pipeline.data.sample import Batch
-from pipeline.models.build import DetectorSpec, build_detector
+from pipeline.models.build import build_detector
+from pipeline.models.params import DetectorSpec
 from pipeline.profile.memory import peak_of
 from pipeline.train.module import parameter_groups
 from pipeline.versions import versions
@@ -48,8 +49,32 @@ RESULT = ROOT / "benchmarks/results/step.json"
 PACKAGES = ("torch", "torchvision")
 # detector, image size and batch: params.yaml's sample recipe, and a step as large as the paper's
 CASES = {
-    "sample recipe": (DetectorSpec("vit", "micro", 3, 64, 2.0, 0.05, 0.5, 100, 2, 16), 224, 8),
-    "swin-t": (DetectorSpec("swin", "tiny", 3, 256, 4.0, 0.05, 0.5, 100, 2, 16), 512, 2),
+    "sample recipe": (
+        DetectorSpec(
+            backbone="vit",
+            size="micro",
+            num_classes=3,
+            fpn_channels=64,
+            anchor_scale=2.0,
+            pool_layers=2,
+            concepts=16,
+        ),
+        224,
+        8,
+    ),
+    "swin-t": (
+        DetectorSpec(
+            backbone="swin",
+            size="tiny",
+            num_classes=3,
+            fpn_channels=256,
+            anchor_scale=4.0,
+            pool_layers=2,
+            concepts=16,
+        ),
+        512,
+        2,
+    ),
 }
 OBJECTS = 8  # boxes per image
 ARMS = ("descry", "torchvision")
@@ -99,7 +124,7 @@ def their_step(spec: DetectorSpec, side: int, images: int) -> Step:
         spec.num_classes,
         min_size=side,
         max_size=side,
-        anchor_generator=ours.anchor_generator,
+        anchor_generator=ours.head.generator,
         head=ours.head,
     ).train()
     optimizer = AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)

@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.convert.registry import AugmentName, Dataset, annotated, built_in
 from pipeline.errors import DescryError
+from pipeline.models.params import Model, Scale, Selection
 from pipeline.schema import FROZEN, Fraction, NotNegative, Positive, Schema, unknown_key
 
 DatasetName = str  # of a built-in dataset, or of one of your own
@@ -62,20 +63,6 @@ class IntensityParams:
 
 
 @dataclass(frozen=True, config=FROZEN)
-class Model:
-    """Backbone and interaction; the size of it stands in the recipe."""
-
-    backbone: Literal["vit", "swin", "dat", "acmix_swin", "acmix_resnet", "glnet"] = "vit"
-    pool_layers: Annotated[int, Field(ge=0, le=8)] = 2
-    concepts: Annotated[int, Field(ge=0, le=256)] = 16
-    placement: Literal["stream", "branch"] = "stream"
-    pool_stride: Literal[1, 2] = 1
-    copies: bool = False
-    width: Annotated[int, Field(ge=0, le=4096)] = 0
-    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-
-
-@dataclass(frozen=True, config=FROZEN)
 class Train:
     """Optimisation; see `pipeline.train.schedule` and `pipeline.train.settings`.
 
@@ -105,16 +92,13 @@ class Train:
 
 
 @dataclass(frozen=True, config=FROZEN)
-class Evaluate:
+class Evaluate(Selection):
     """Detections kept for the metrics, how many pictures are drawn, and how sure the figures are.
 
     `gallery` counts crops of each kind (false positives, missed objects, true positives).
     `resamples` and `seed` make the bootstrap intervals, of which `level` is the coverage.
     """
 
-    score_threshold: Fraction = 0.05
-    nms_threshold: Fraction = 0.5
-    max_detections: Annotated[int, Field(ge=1, le=1000)] = 100
     pictures: Annotated[int, Field(ge=0)] = 8
     gallery: Annotated[int, Field(ge=0)] = 12
     resamples: Annotated[int, Field(ge=0, le=100_000)] = 1000
@@ -154,16 +138,14 @@ class Machine:
 class Recipe:
     """What depends on the size of the undertaking.
 
-    `image_size` is the side in pixels of the square that images are fitted into, `train_sizes`
-    the sides of which each training step takes one (none: `image_size`), `anchor_scale` the side
-    of the smallest anchor in units of its level's stride.
+    `model` is the size of the detector, `image_size` the side in pixels of the square that images
+    are fitted into, `train_sizes` the sides of which each training step takes one (none:
+    `image_size`).
     """
 
-    size: Literal["micro", "tiny", "small", "base"] = "small"
+    model: Scale = Scale()
     image_size: Side = 512
     train_sizes: tuple[Side, ...] = ()
-    fpn_channels: Annotated[int, Field(ge=16, le=1024, multiple_of=16)] = 256
-    anchor_scale: Positive = 4.0
     batch_size: Annotated[int, Field(ge=1)] = 16
     epochs: dict[DatasetName, Passes] = field(default_factory=lambda: _defaults("epochs"))
 

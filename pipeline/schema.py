@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -65,16 +65,24 @@ class Schema(Generic[T]):
 
     def _allowed(self, where: Sequence[str]) -> str:
         node = self._at(where)
-        if "enum" in node:
-            return "one of " + ", ".join(map(str, node["enum"]))
+        if "anyOf" in node:
+            return " or ".join(_words(choice) for choice in node["anyOf"])
         if node.get("type") == "array":
             return f"a list of {self._allowed([*where, '0']).removeprefix('a list of ')}"
-        kind = {"integer": "an integer", "number": "a number", "boolean": "true or false"}
-        words = [kind.get(node.get("type", ""), "text")]
-        limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
-        limits |= {"exclusiveMaximum": "below", "multipleOf": "a multiple of"}
-        words += [f"{text} {node[key]:g}" for key, text in limits.items() if key in node]
-        return ", ".join(words)
+        return _words(node)
+
+
+def _words(node: Mapping[str, Any]) -> str:
+    """What a schema of one value allows."""
+    if "enum" in node:
+        return "one of " + ", ".join(map(str, node["enum"]))
+    kind = {"integer": "an integer", "number": "a number", "boolean": "true or false"}
+    kind |= {"null": "null"}
+    words = [kind.get(node.get("type", ""), "text")]
+    limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
+    limits |= {"exclusiveMaximum": "below", "multipleOf": "a multiple of"}
+    words += [f"{text} {node[key]:g}" for key, text in limits.items() if key in node]
+    return ", ".join(words)
 
 
 def unknown_key(where: Sequence[str], known: Iterable[str]) -> str:

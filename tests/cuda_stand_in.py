@@ -19,7 +19,7 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from pipeline.models import local_attention, windows
+from pipeline.models.backbones import local_attention, windows
 from pipeline.models.detector import Detector
 
 aten = torch.ops.aten
@@ -145,7 +145,7 @@ def move(detector: Detector, mode: FakeTensorMode) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = mode.from_tensor(buffer).to("cuda")
-    anchors = detector.anchor_generator
+    anchors = detector.head.generator
     anchors.cell_anchors = [mode.from_tensor(cell) for cell in anchors.cell_anchors]
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from pipeline.data.intensity import Intensity
-from pipeline.models.build import DetectorSpec, build_detector
+from pipeline.models.build import build_detector
+from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
 
 
@@ -77,7 +78,17 @@ def content(folder):
     }
 
 
-SPEC = DetectorSpec("vit", "micro", 2, 32, 2.0, 0.0, 0.5, 20, pool_layers=1, concepts=3)
+SPEC = DetectorSpec(
+    backbone="vit",
+    size="micro",
+    num_classes=2,
+    fpn_channels=32,
+    anchor_scale=2.0,
+    score_threshold=0.0,
+    max_detections=20,
+    pool_layers=1,
+    concepts=3,
+)
 META = {
     "categories": [[1, "spot"], [2, "other"]],
     "intensity": {"low_percentile": 0.5, "high_percentile": 99.5, "window": "first"},

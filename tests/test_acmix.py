@@ -5,15 +5,16 @@ import math
 import pytest
 import torch
 from acmix_naive import assert_same_with_gradients, naive_shift_and_sum, noise
+from classifier import Classifier
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.models.acmix import AcmixAttention, AcmixSwin
-from pipeline.models.acmix_conv import ShiftAndSum
-from pipeline.models.acmix_resnet import AcmixResNet
-from pipeline.models.classifier import Classifier
-from pipeline.models.interaction import InteractionSpec
-from pipeline.models.swin import Swin, WindowAttention
+from pipeline.models.backbones.acmix import AcmixAttention, AcmixSwin, ShiftAndSum
+from pipeline.models.backbones.acmix_resnet import AcmixResNet
+from pipeline.models.backbones.swin import Swin, WindowAttention
+from pipeline.models.params import PLAIN, AcmixResNetOptions, AcmixSwinOptions, InteractionSpec
+
+OPTIONS = {AcmixSwin: AcmixSwinOptions, AcmixResNet: AcmixResNetOptions}
 
 BOTH = InteractionSpec(pool_layers=2, concepts=4)
 FAMILIES = pytest.mark.parametrize("family", [AcmixSwin, AcmixResNet])
@@ -57,7 +58,7 @@ def settled(model, x):
 def test_counts_are_those_of_the_released_code(family, size, trunk, full):
     with torch.device("meta"):
         model = family(size)
-        bare = family(size, output_norms=False)
+        bare = family(size, options=OPTIONS[family](output_norms=False))
         classifier = Classifier(bare, 1000, norm="layer" if family is AcmixSwin else "none")
     assert (count(model), count(classifier)) == (trunk, full)
 
@@ -227,7 +228,7 @@ def test_swin_initialisation_keeps_the_shifts():
 
 
 @FAMILIES
-@pytest.mark.parametrize("interaction", [InteractionSpec(), BOTH], ids=["none", "both"])
+@pytest.mark.parametrize("interaction", [PLAIN, BOTH], ids=["none", "both"])
 @pytest.mark.parametrize("shape", [(32, 32), (33, 95), (96, 64)])
 def test_shapes_and_gradients_at_free_sizes(family, shape, interaction):
     torch.manual_seed(0)
@@ -267,7 +268,10 @@ def test_no_interaction_leaves_the_state_dict_alone(family):
 
 @FAMILIES
 def test_reset_draws_every_parameter_anew(family):
-    models = [family("micro", interaction=BOTH, output_norms=True) for _ in range(2)]
+    models = [
+        family("micro", interaction=BOTH, options=OPTIONS[family](output_norms=True))
+        for _ in range(2)
+    ]
     for name, parameter in models[1].named_parameters():
         if not name.endswith(".gates"):  # ACP's own, ones by definition
             nn.init.constant_(parameter, 7.0)

@@ -8,8 +8,8 @@ from acmix_naive import assert_same_with_gradients, naive_shift_and_sum, noise
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.models.acmix_resnet import ACmix, AcmixResNet, Bottleneck, axis_positions
-from pipeline.models.interaction import InteractionSpec
+from pipeline.models.backbones.acmix_resnet import ACmix, AcmixResNet, Bottleneck, axis_positions
+from pipeline.models.params import PLAIN
 
 
 def count(module):
@@ -74,7 +74,7 @@ def test_acmix_on_tiny_and_odd_maps(grid, stride):
 
 
 def test_bottleneck_rounds_odd_sides_up():
-    block = Bottleneck(16, 8, 2, 0.0, InteractionSpec())
+    block = Bottleneck(16, 8, 2, 0.0, PLAIN)
     block.mixing.reset_parameters()
     assert block(noise(1, 16, 7, 10)).shape == (1, 32, 4, 5)
 

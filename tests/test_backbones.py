@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from pipeline.models.build import BACKBONES, DetectorSpec, build_backbone
+from pipeline.models.build import BACKBONES, build_backbone
+from pipeline.models.params import DetectorSpec
 
 INTERACTIONS = {"none": (0, 0), "acp": (2, 0), "cat": (0, 4), "both": (2, 4)}
 MATRIX = [(family, kind) for family in BACKBONES for kind in INTERACTIONS]
@@ -17,7 +18,15 @@ def build(family, kind="both", *, moved=False, **options):
     """A micro backbone; `moved` takes the interaction's projections away from their start."""
     layers, concepts = INTERACTIONS[kind]
     torch.manual_seed(0)
-    spec = DetectorSpec(family, "micro", 1, 32, 2.0, 0.05, 0.5, 100, layers, concepts)
+    spec = DetectorSpec(
+        backbone=family,
+        size="micro",
+        num_classes=1,
+        fpn_channels=32,
+        anchor_scale=2.0,
+        pool_layers=layers,
+        concepts=concepts,
+    )
     backbone = build_backbone(spec, **options)
     if moved:
         for module in backbone.modules():
@@ -90,7 +99,16 @@ def test_bf16_autocast_stays_near_fp32(family, kind):
 @pytest.mark.parametrize("placement", ["stream", "branch"])
 def test_an_enhanced_model_starts_with_its_baselines_output(family, placement):
     torch.manual_seed(0)
-    spec = DetectorSpec(family, "micro", 1, 32, 2.0, 0.05, 0.5, 100, 2, 4, placement)
+    spec = DetectorSpec(
+        backbone=family,
+        size="micro",
+        num_classes=1,
+        fpn_channels=32,
+        anchor_scale=2.0,
+        pool_layers=2,
+        concepts=4,
+        placement=placement,
+    )
     enhanced, plain = build_backbone(spec).eval(), build(family, "none").eval()
     own = enhanced.state_dict()
     assert set(plain.state_dict()) <= set(own)

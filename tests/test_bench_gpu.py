@@ -279,7 +279,7 @@ def test_a_result_belongs_to_the_code_that_decides_over_it(place, monkeypatch):
     )
     assert set(store.MODULES) == set(child.KINDS) - {"probe", "convert"}
     timing, trained = place.code(Unit("throughput", "gains", "g", {}, 1, {})), place.code(unit())
-    assert "pipeline/models/vit.py" in timing & trained
+    assert "pipeline/models/backbones/vit.py" in timing & trained
     assert "benchmarks/gpu_pieces/gains.py" in timing - trained
     assert {"params.yaml", "pipeline/train/run.py"} <= trained
     assert "pipeline/convert/datasets/ccellbio.py" in trained

@@ -16,7 +16,7 @@ from torch._inductor.utils import fresh_cache
 from train_factory import SETTINGS, SPEC, make_squares, run, same_bytes
 
 from pipeline.errors import DescryError
-from pipeline.models import vit
+from pipeline.models.backbones import vit
 from pipeline.models.saved import SavedModel
 from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder

@@ -8,11 +8,11 @@ import torch
 from cuda_stand_in import Recorder, backward, cuda_stand_in, move
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models.detection.image_list import ImageList
 
 from pipeline.data.sample import Sample, collate
-from pipeline.models import acmix_resnet, dat, glnet, swin, vit
-from pipeline.models.build import BACKBONES, DetectorSpec, build_detector
+from pipeline.models.backbones import acmix_resnet, dat, glnet, swin, vit
+from pipeline.models.build import BACKBONES, build_detector
+from pipeline.models.params import DetectorSpec
 from pipeline.models.pyramid import LEVEL_STRIDES
 from pipeline.train.module import parameter_groups
 
@@ -23,7 +23,18 @@ STEPS = [
     pytest.param(*step, marks=[] if step in FAST else pytest.mark.slow)
     for step in product(FAMILIES, ("fp32", "bf16"))
 ]
-SPEC = DetectorSpec("vit", "micro", 3, 16, 2.0, 0.0, 0.5, 10, 2, 4, drop_path=0.1)
+SPEC = DetectorSpec(
+    backbone="vit",
+    size="micro",
+    num_classes=3,
+    fpn_channels=16,
+    anchor_scale=2.0,
+    score_threshold=0.0,
+    max_detections=10,
+    pool_layers=2,
+    concepts=4,
+    drop_path=0.1,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -92,14 +103,17 @@ def test_a_step_keeps_to_its_device_and_waits_twice(family, precision, monkeypat
 
 
 def test_anchors_are_exact_also_for_maps_in_bf16():
-    """8 bits hold places up to 256 only; nor may one call in bf16 spoil later ones in fp32."""
+    """8 bits hold places up to 256 only."""
     detector = build_detector(SPEC)
-    images = ImageList(torch.zeros(1, 3, 800, 800), [(800, 800)])
-    maps = [torch.zeros(1, 1, -(-800 // stride), -(-800 // stride)) for stride in LEVEL_STRIDES]
-    expected = build_detector(SPEC).anchor_generator(images, maps)[0]
-    for given in ([m.bfloat16() for m in maps], maps):
-        found = detector.anchor_generator(images, given)[0]
-        assert found.dtype == torch.float32 and torch.equal(found, expected)
+    grids = [(-(-800 // stride), -(-800 // stride)) for stride in LEVEL_STRIDES]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = detector.head.anchors(grids, (800, 800), torch.device("cpu"))
+    assert found.dtype == torch.float32
+    # level 3's last place is the 100th of 8 px; its first anchor is of 16 px squared
+    last = found[grids[0][0] * grids[0][1] * 9 - 9]
+    half_width, half_height = round(8 / 0.5**0.5), round(8 * 0.5**0.5)  # 11 and 6
+    wanted = [792 - half_width, 792 - half_height, 792 + half_width, 792 + half_height]
+    assert last.tolist() == wanted
 
 
 def test_an_operation_without_deterministic_form_is_caught():

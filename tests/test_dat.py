@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from classifier import Classifier
 from torch import Tensor, nn
 
-from pipeline.models.classifier import Classifier
-from pipeline.models.dat import Dat, NeighbourhoodAttention
-from pipeline.models.deformable import DeformableAttention
-from pipeline.models.interaction import InteractionSpec
+from pipeline.models.backbones.dat import Dat, NeighbourhoodAttention
+from pipeline.models.backbones.deformable import DeformableAttention
+from pipeline.models.params import DatOptions, InteractionSpec
 
 
 def count(module: nn.Module) -> int:
@@ -24,13 +24,14 @@ def count(module: nn.Module) -> int:
 )
 def test_published_parameter_counts(size: str, full: int, trunk: int) -> None:
     with torch.device("meta"):
-        assert count(Classifier(Dat(size, output_norms=False))) == full
+        assert count(Classifier(Dat(size, options=DatOptions(output_norms=False)))) == full
         assert count(Dat(size)) == trunk
 
 
 def test_parameter_count_without_convolutions() -> None:
     with torch.device("meta"):
-        assert count(Classifier(Dat("tiny", output_norms=False, convolutions=False))) == 22_772_796
+        plain = DatOptions(output_norms=False, convolutions=False)
+        assert count(Classifier(Dat("tiny", options=plain))) == 22_772_796
 
 
 def test_closed_forms_of_the_modules() -> None:
@@ -142,7 +143,7 @@ def test_initialisation_is_the_reference_s() -> None:
     assert weight.abs().max().item() <= 256**-0.5
     assert weight.std().item() == pytest.approx(256**-0.5 / 3**0.5, rel=0.02)
     assert deformable[0].offset.weight.abs().max() > 0
-    still = Dat("micro", still_points=True)
+    still = Dat("micro", options=DatOptions(still_points=True))
     assert all(
         (m.offset.weight == 0).all() for m in still.modules() if isinstance(m, DeformableAttention)
     )
@@ -161,7 +162,7 @@ def test_the_offset_network_can_look_past_the_interaction() -> None:
     torch.manual_seed(0)
     spec = InteractionSpec(1, 0, "branch")
     seeing = Dat("micro", interaction=spec).eval()
-    plain = Dat("micro", interaction=spec, plain_offsets=True).eval()
+    plain = Dat("micro", interaction=spec, options=DatOptions(plain_offsets=True)).eval()
     plain.load_state_dict(seeing.state_dict())
     images = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(seeing(images)[2], plain(images)[2], rtol=0, atol=1e-5)

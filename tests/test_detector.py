@@ -3,9 +3,18 @@
 import torch
 from torch.nn import functional as F
 
-from pipeline.models.build import DetectorSpec, build_detector
+from pipeline.models.build import build_detector
+from pipeline.models.params import DetectorSpec
 
-SPEC = DetectorSpec("vit", "micro", 2, 32, 2.0, 0.05, 0.5, 100, pool_layers=1, concepts=4)
+SPEC = DetectorSpec(
+    backbone="vit",
+    size="micro",
+    num_classes=2,
+    fpn_channels=32,
+    anchor_scale=2.0,
+    pool_layers=1,
+    concepts=4,
+)
 
 
 def image_and_target(boxes=((8, 8, 40, 40),), labels=(1,)):
@@ -31,7 +40,7 @@ def test_the_loss_equals_the_papers_definition_over_the_batch():
     ]
     # IoU with the box: 1, .9, .45 (between .4 and .5: ignored), 0, 1/9. Image 2: all background.
     heads = {"cls_logits": logits, "bbox_regression": deltas}
-    losses = detector.compute_loss(targets, heads, [anchors, anchors])
+    losses = detector.head.loss_at(anchors, heads, targets)
     p = logits.sigmoid()
     focal = 0.0
     for image in range(2):

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
-from pipeline.models import matching
-from pipeline.models.build import DetectorSpec, build_detector
-from pipeline.models.focal import focal_loss
-from pipeline.models.matching import BACKGROUND, IGNORED, match
+from pipeline.models.build import build_detector
+from pipeline.models.heads import matching
+from pipeline.models.heads.focal import focal_loss
+from pipeline.models.heads.matching import BACKGROUND, IGNORED, match
+from pipeline.models.params import DetectorSpec
 
 
 def boxes(count, seed):
@@ -81,7 +82,19 @@ def test_certain_logits_have_finite_losses_and_gradients():
 
 def test_8_bit_batches_and_lists_of_floats_are_the_same_input():
     torch.manual_seed(0)
-    detector = build_detector(DetectorSpec("vit", "micro", 2, 32, 2.0, 0.0, 0.5, 10))
+    detector = build_detector(
+        DetectorSpec(
+            backbone="vit",
+            size="micro",
+            num_classes=2,
+            fpn_channels=32,
+            anchor_scale=2.0,
+            score_threshold=0.0,
+            max_detections=10,
+            pool_layers=0,
+            concepts=0,
+        )
+    )
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
     box = torch.tensor([[8.0, 8, 40, 40]])
     targets = [{"boxes": box, "labels": torch.tensor([1])}] * 2

@@ -10,13 +10,21 @@ import torch
 from torch import nn
 
 from pipeline.errors import DescryError
-from pipeline.models.build import DetectorSpec
 from pipeline.models.controls import backbone_parameters, controls, matched_width
 from pipeline.models.enhance import enhance
+from pipeline.models.params import DetectorSpec
 
 timm = pytest.importorskip("timm")
 
-FULL = DetectorSpec("vit", "micro", 2, 32, 2.0, 0.05, 0.5, 100, pool_layers=2, concepts=16)
+FULL = DetectorSpec(
+    backbone="vit",
+    size="micro",
+    num_classes=2,
+    fpn_channels=32,
+    anchor_scale=2.0,
+    pool_layers=2,
+    concepts=16,
+)
 
 
 def tiny(kind: str) -> nn.Module:
@@ -156,7 +164,10 @@ def test_refusals_say_why():
         enhance(nn.Linear(2, 2))
     with pytest.raises(DescryError, match="enhanced before"):
         enhance(enhance(tiny("swin")))
-    with pytest.raises(DescryError, match="pool_layers and concepts must be 0 or more"):
+    with pytest.raises(
+        DescryError,
+        match=r"enhance\.pool_layers = -1 is not allowed: must be an integer, at least 0",
+    ):
         enhance(tiny("vit"), pool_layers=-1)
     drops = timm.models.VisionTransformer(
         img_size=64, embed_dim=24, depth=1, num_heads=3, patch_drop_rate=0.5

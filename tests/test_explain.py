@@ -19,16 +19,25 @@ from pipeline.explain.picture import read_picture
 from pipeline.explain.record import blocks_of, recording
 from pipeline.explain.run import ends, explain, look, trim
 from pipeline.explain.similarity import linear_cka, principal_colours
-from pipeline.models.acmix_resnet import ACmix
-from pipeline.models.build import BACKBONES, DetectorSpec, build_backbone, build_detector
-from pipeline.models.dat import NeighbourhoodAttention
-from pipeline.models.deformable import DeformableAttention
-from pipeline.models.glnet import Attention as GridAttention
+from pipeline.models.backbones.acmix_resnet import ACmix
+from pipeline.models.backbones.dat import NeighbourhoodAttention
+from pipeline.models.backbones.deformable import DeformableAttention
+from pipeline.models.backbones.glnet import Attention as GridAttention
+from pipeline.models.backbones.swin import WindowAttention
+from pipeline.models.backbones.vit import Attention
+from pipeline.models.build import BACKBONES, build_backbone, build_detector
+from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
-from pipeline.models.swin import WindowAttention
-from pipeline.models.vit import Attention
 
-SPEC = DetectorSpec("vit", "micro", 1, 32, 2.0, 0.05, 0.5, 100, pool_layers=1, concepts=3)
+SPEC = DetectorSpec(
+    backbone="vit",
+    size="micro",
+    num_classes=1,
+    fpn_channels=32,
+    anchor_scale=2.0,
+    pool_layers=1,
+    concepts=3,
+)
 META = {
     "categories": [[1, "cell"]],
     "intensity": {"low_percentile": 0.5, "high_percentile": 99.5, "window": "first"},

@@ -4,14 +4,14 @@ import math
 
 import pytest
 import torch
+from classifier import Classifier
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.models.classifier import Classifier
-from pipeline.models.glmix import GLMix, SelfAttention, pool_matrix
-from pipeline.models.glnet import SIZES, Attention, Block, GLNet, Size
-from pipeline.models.interaction import InteractionSpec
-from pipeline.models.norms import BatchNorm2d
+from pipeline.models.backbones.base import BatchNorm2d
+from pipeline.models.backbones.glmix import GLMix, SelfAttention, pool_matrix
+from pipeline.models.backbones.glnet import SIZES, Attention, Block, GLNet, Size
+from pipeline.models.params import PLAIN, GLNetOptions, InteractionSpec
 
 BOTH = InteractionSpec(pool_layers=2, concepts=4)
 
@@ -46,7 +46,7 @@ def images(*shape, seed=0):
 )
 def test_parameter_counts_are_the_published_ones(size, learned, trunk, full):
     with torch.device("meta"):
-        model = GLNet(size, learned_slots=learned)
+        model = GLNet(size, options=GLNetOptions(learned_slots=learned))
         classifier = Classifier(model, 1000, norm="batch")
     assert (count(model), count(classifier)) == (trunk, full)
 
@@ -57,7 +57,7 @@ def test_micro_is_small():
 
 @pytest.mark.parametrize(("size", "dim", "expected"), [("4g", 64, 54_273), ("stl", 96, 132_961)])
 def test_parameters_of_a_glmix_block(size, dim, expected):
-    block = Block(dim, SIZES[size], GLMix(dim, dim // 32), 0.0, InteractionSpec())
+    block = Block(dim, SIZES[size], GLMix(dim, dim // 32), 0.0, PLAIN)
     c, r, advanced = dim, SIZES[size].mlp_ratio, SIZES[size].advanced
     form = 4 * c * c + 4 * c + 2 * c * c + 28 * c + 4 * c + 2 * r * c * c + (r + 1) * c + 1
     assert count(block) == form + (10 * c + 10 * r * c if advanced else 0) == expected
@@ -70,7 +70,7 @@ def test_parameters_of_an_attention_block():
 
 
 def test_output_norms_are_an_option():
-    plain, normed = GLNet("micro"), GLNet("micro", output_norms=True)
+    plain, normed = GLNet("micro"), GLNet("micro", options=GLNetOptions(output_norms=True))
     assert count(normed) - count(plain) == 2 * (64 + 128 + 256)
     normed.eval()
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_self_attention_is_torchs_with_the_same_parameters():
 
 def test_position_code_and_local_branch_are_their_convolutions():
     torch.manual_seed(0)
-    block = Block(32, SIZES["4g"], GLMix(32, 1), 0.0, InteractionSpec()).double()
+    block = Block(32, SIZES["4g"], GLMix(32, 1), 0.0, PLAIN).double()
     x = images(1, 6, 7, 32).double()
     residual, y, start = block.prepare(x)
     conv = F.conv2d(
@@ -173,7 +173,7 @@ def test_initial_scale():
     model = GLNet("micro")
     assert model.stages[1][0].mixing.slot_scale.item() == pytest.approx(64**-0.5)
     assert model.stages[1][0].mixing.slot_scale.ndim == 0
-    model = GLNet("micro", slot_scale=10.0)
+    model = GLNet("micro", options=GLNetOptions(slot_scale=10.0))
     assert model.stages[2][2].mixing.slot_scale.item() == 10.0
 
 
@@ -214,7 +214,10 @@ def test_each_image_of_a_batch_has_its_own_padding():
 
 def test_mask_padding_uses_the_size_before_padding():
     torch.manual_seed(0)
-    model, other = GLNet("micro").eval(), GLNet("micro", mask_padding=True).eval()
+    model, other = (
+        GLNet("micro").eval(),
+        GLNet("micro", options=GLNetOptions(mask_padding=True)).eval(),
+    )
     other.load_state_dict(model.state_dict())
     x = images(1, 3, 70, 90)
     with torch.no_grad():
@@ -227,7 +230,7 @@ def test_mask_padding_uses_the_size_before_padding():
 # --- the contract ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("interaction", [InteractionSpec(), BOTH], ids=["none", "both"])
+@pytest.mark.parametrize("interaction", [PLAIN, BOTH], ids=["none", "both"])
 @pytest.mark.parametrize("shape", [(32, 32), (33, 95), (96, 64)])
 def test_shapes_and_gradients_at_free_sizes(shape, interaction):
     torch.manual_seed(0)
@@ -284,7 +287,7 @@ def test_no_interaction_leaves_the_state_dict_alone():
 
 
 def test_reset_draws_every_parameter_anew():
-    spec = {"interaction": BOTH, "learned_slots": True, "output_norms": True}
+    spec = {"interaction": BOTH, "options": GLNetOptions(learned_slots=True, output_norms=True)}
     models = [GLNet("micro", **spec) for _ in range(2)]
     for name, parameter in models[1].named_parameters():
         if not name.endswith(".gates"):  # ACP's own, ones by definition
@@ -316,7 +319,7 @@ def test_initialisation_follows_the_release():
 def test_layer_scale():
     size = Size((32, 32, 32, 32), (1, 1, 2, 1), 3, 0.0, layer_scale=1e-4)
     torch.manual_seed(0)
-    block = Block(32, size, GLMix(32, 1), 0.0, InteractionSpec())
+    block = Block(32, size, GLMix(32, 1), 0.0, PLAIN)
     block.reset_parameters()
     x = images(1, 8, 8, 32)
     residual, _, _ = block.prepare(x)

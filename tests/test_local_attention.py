@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.models.local_attention import neighbourhood_attention
+from pipeline.models.backbones.local_attention import neighbourhood_attention
 
 SIDES = [(5, 7), (7, 7), (9, 8), (16, 23), (23, 16), (9, 30)]
 

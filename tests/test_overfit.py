@@ -16,8 +16,9 @@ from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
 from pipeline.data.loader import LoaderPlan, training_loader
 from pipeline.evaluate.coco_metrics import CocoMetrics
-from pipeline.models.build import BACKBONES, DetectorSpec, build_detector
+from pipeline.models.build import BACKBONES, build_detector
 from pipeline.models.inference import detect_split
+from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
 from pipeline.train.module import parameter_groups
 
@@ -51,7 +52,15 @@ def eight(tmp_path_factory) -> CocoIndex:
 def test_eight_images_are_learnt_by_heart(backbone, eight):
     torch.manual_seed(0)
     classes = len(eight.categories)
-    spec = DetectorSpec(backbone, "micro", classes, 64, 2.0, 0.05, 0.5, 100, 2, 16)
+    spec = DetectorSpec(
+        backbone=backbone,
+        size="micro",
+        num_classes=classes,
+        fpn_channels=64,
+        anchor_scale=2.0,
+        pool_layers=2,
+        concepts=16,
+    )
     detector = build_detector(spec).train()
     optimizer = torch.optim.AdamW(parameter_groups(detector, 0.0), lr=LR, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, STEPS, pct_start=0.1)

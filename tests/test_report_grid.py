@@ -159,11 +159,11 @@ def test_commands_repeat_what_was_changed_and_ask_for_the_next_seed(folders):
 
 
 def test_a_lock_holds_groups_and_dotted_names():
-    flat = {"recipe": "sample", "recipes.sample.epochs.rsna": 3, "recipes.sample.size": "micro"}
+    flat = {"recipe": "sample", "recipes.sample.epochs.rsna": 3, "recipes.sample.batch_size": 8}
     flat["model"] = {"concepts": 4}
     assert nested(flat) == {
         "recipe": "sample",
-        "recipes": {"sample": {"epochs": {"rsna": 3}, "size": "micro"}},
+        "recipes": {"sample": {"epochs": {"rsna": 3}, "batch_size": 8}},
         "model": {"concepts": 4},
     }
 

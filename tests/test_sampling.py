@@ -5,7 +5,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.models.sampling import interpolation_weights, sample_points, sample_tables, to_index
+from pipeline.models.backbones.sampling import (
+    interpolation_weights,
+    sample_points,
+    sample_tables,
+    to_index,
+)
 
 
 def generator() -> torch.Generator:

@@ -17,7 +17,7 @@ from pipeline.train.processes import Processes, find_processes, slurm
 ROOT = Path(__file__).parents[1]
 TRAIN = (
     *("-m", "pipeline", "train", "rsna", "-S", "machine.device=cpu", "-S", "model.concepts=4"),
-    *("-S", "recipes.sample.image_size=64", "-S", "recipes.sample.fpn_channels=16"),
+    *("-S", "recipes.sample.image_size=64", "-S", "recipes.sample.model.fpn_channels=16"),
     *("-S", "recipes.sample.batch_size=2", "-S", "recipes.sample.epochs.rsna=12"),
     *("-S", "machine.checkpoint_minutes=0"),
 )

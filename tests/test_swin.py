@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torchvision
+from classifier import Classifier
 from torch import Tensor, nn
 
-from pipeline.models import windows
-from pipeline.models.classifier import Classifier
-from pipeline.models.interaction import InteractionSpec
-from pipeline.models.swin import Swin
-from pipeline.models.windows import relative_places, window_attention
+from pipeline.models.backbones import windows
+from pipeline.models.backbones.swin import Swin
+from pipeline.models.backbones.windows import relative_places, window_attention
+from pipeline.models.params import InteractionSpec, SwinOptions
 
 
 def count(module: nn.Module) -> int:
@@ -26,7 +26,7 @@ def count(module: nn.Module) -> int:
 )
 def test_published_parameter_counts(size: str, full: int, trunk: int) -> None:
     with torch.device("meta"):
-        assert count(Classifier(Swin(size, output_norms=False))) == full
+        assert count(Classifier(Swin(size, options=SwinOptions(output_norms=False)))) == full
         assert count(Swin(size)) == trunk
 
 
@@ -67,7 +67,7 @@ def pair() -> tuple[Swin, nn.Module]:
         for name, parameter in theirs.named_parameters():
             if name.endswith("bias") or "table" in name:
                 parameter.normal_(std=0.2)
-    ours = Swin("tiny", output_norms=False).eval()
+    ours = Swin("tiny", options=SwinOptions(output_norms=False)).eval()
     from_torchvision(ours, theirs)
     return ours, theirs
 
@@ -181,7 +181,7 @@ def test_masks_are_kept_for_a_limited_number_of_sizes() -> None:
 
 def test_a_first_call_without_gradients_leaves_masks_that_training_can_use() -> None:
     windows._make_mask_once.cache_clear()
-    model = Swin("micro", mask_padding=True)
+    model = Swin("micro", options=SwinOptions(mask_padding=True))
     images = torch.randn(1, 3, 96, 96)
     with torch.inference_mode():
         model(images)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from pipeline.models.dat import Dat
-from pipeline.models.interaction import InteractionSpec
-from pipeline.models.swin import Swin
+from pipeline.models.backbones.base import STRIDES
+from pipeline.models.backbones.dat import Dat
+from pipeline.models.backbones.swin import Swin
+from pipeline.models.params import InteractionSpec
 
 FAMILIES = (Swin, Dat)
 
@@ -18,7 +19,7 @@ def test_maps_of_any_size(family: type, sides: tuple[int, int]) -> None:
     maps = model(torch.randn(2, 3, *sides))
     tall, wide = (-(-side // 32) * 32 for side in sides)
     assert [tuple(m.shape) for m in maps] == [
-        (2, c, tall // s, wide // s) for c, s in zip(model.channels, model.strides, strict=True)
+        (2, c, tall // s, wide // s) for c, s in zip(model.channels, STRIDES, strict=True)
     ]
     sum(m.square().mean() for m in maps).backward()
     for name, parameter in model.named_parameters():

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from classifier import ViTClassifier
 from torch import nn
 from torchvision.models import vit_b_16
 
-from pipeline.models.classifier import ViTClassifier
-from pipeline.models.vit import ViT
+from pipeline.models.backbones.vit import ViT
+from pipeline.models.params import ViTOptions
 
 timm = pytest.importorskip("timm")
 
@@ -28,7 +29,7 @@ REST = {
 
 
 def classifier(size: str) -> ViTClassifier:
-    return ViTClassifier(ViT(size, class_token=True))
+    return ViTClassifier(ViT(size, options=ViTOptions(class_token=True)))
 
 
 def renamed(theirs: nn.Module, which: int, depth: int) -> dict[str, torch.Tensor]:
@@ -52,7 +53,9 @@ def renamed(theirs: nn.Module, which: int, depth: int) -> dict[str, torch.Tensor
 )
 def test_published_numbers_of_parameters(size, count):
     with torch.device("meta"):
-        assert sum(p.numel() for p in classifier(size).parameters()) == count
+        model = classifier(size)
+    finer = sum(p.numel() for p in model.backbone.finer.parameters())  # of detection alone
+    assert sum(p.numel() for p in model.parameters()) - finer == count
 
 
 @pytest.mark.parametrize("peer", ["timm", "torchvision"])
@@ -66,15 +69,25 @@ def test_equal_to_the_peer_with_the_same_weights(peer):
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
     ours = classifier(size).eval()
-    ours.load_state_dict(renamed(theirs, ("timm", "torchvision").index(peer), 12))
+    weights = renamed(theirs, ("timm", "torchvision").index(peer), 12)
+    missing = ours.load_state_dict(weights, strict=False)
+    assert missing.missing_keys == ["backbone.finer.weight", "backbone.finer.bias"]
+    assert not missing.unexpected_keys
     images = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
         difference = (ours(images) - theirs(images)).abs().max()
     assert difference <= 1e-5
 
 
-def test_the_classifier_form_and_the_detection_form_stay_apart():
-    with pytest.raises(ValueError, match="makes no maps"):
-        ViT("micro", class_token=True)(torch.zeros(1, 3, 64, 64))
+def test_a_class_token_takes_part_and_is_no_place_of_the_maps():
+    torch.manual_seed(0)
+    model = ViT("micro", options=ViTOptions(class_token=True)).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        before = model(images)
+        model.class_token.fill_(1.0)
+        after = model(images)
+    assert [tuple(m.shape) for m in after] == [(1, 64, 8, 12), (1, 128, 4, 6), (1, 128, 2, 3)]
+    assert not torch.equal(before[1], after[1])
     with pytest.raises(ValueError, match="class_token=True"):
         ViTClassifier(ViT("micro"))

@@ -9,12 +9,20 @@ from PIL import Image
 from pipeline.data.coco import write_coco
 from pipeline.data.intensity import Intensity
 from pipeline.evaluate.operating_point import validate
-from pipeline.models.build import DetectorSpec
+from pipeline.models.params import DetectorSpec
 from pipeline.train.run import train
 from pipeline.train.schedule import Optimisation
 from pipeline.train.settings import Judge, Machine, Settings
 
-SPEC = DetectorSpec("vit", "micro", 1, 16, 2.0, 0.05, 0.5, 100, pool_layers=1, concepts=4)
+SPEC = DetectorSpec(
+    backbone="vit",
+    size="micro",
+    num_classes=1,
+    fpn_channels=16,
+    anchor_scale=2.0,
+    pool_layers=1,
+    concepts=4,
+)
 OPTIMISATION = Optimisation(lr=5e-4, lr_batch=2, weight_decay=0.05, warmup=0.1, final_lr=0.01)
 SETTINGS = Settings(
     dataset="squares",

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNet, retinanet_resnet50_fpn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
-from pipeline.models.build import DetectorSpec, build_detector
+from pipeline.models.build import build_detector
 from pipeline.models.interaction import Interaction
+from pipeline.models.params import DetectorSpec, checked
 
 CLASSES = 3
 SIZES = {"swin": "tiny", "vit": "small", "dat": "tiny"}
@@ -23,20 +24,15 @@ Build = Callable[[], nn.Module]
 
 def ours(family: str, size: str, *, enhanced: bool) -> nn.Module:
     """A detector of this project; pyramid and anchors as large as the peers', save for micro."""
-    return build_detector(
-        DetectorSpec(
-            backbone=family,
-            size=size,
-            num_classes=CLASSES,
-            fpn_channels=32 if size == "micro" else 256,
-            anchor_scale=4.0,
-            score_threshold=0.05,
-            nms_threshold=0.5,
-            max_detections=100,
-            pool_layers=2 if enhanced else 0,
-            concepts=16 if enhanced else 0,
-        )
-    )
+    values = {
+        "backbone": family,
+        "size": size,
+        "num_classes": CLASSES,
+        "fpn_channels": 32 if size == "micro" else 256,
+        "pool_layers": 2 if enhanced else 0,
+        "concepts": 16 if enhanced else 0,
+    }
+    return build_detector(checked(DetectorSpec, values))
 
 
 class TimmSwin(nn.Module):

@@ -233,7 +233,6 @@ def profile(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file.")] = None,
 ) -> None:
     """Parameters, FLOPs, time and memory, baseline beside enhanced."""
-    from pipeline.profile.arms import Shape
     from pipeline.profile.run import Settings
     from pipeline.profile.run import profile as run
     from pipeline.profile.table import markdown
@@ -247,7 +246,11 @@ def profile(
         image_size or [256],
         pool_layers or [2],
         concepts or [16],
-        shape=Shape(fpn_channels=fpn_channels, placement=placement, pool_stride=pool_stride),
+        detector={
+            "fpn_channels": fpn_channels,
+            "placement": placement,
+            "pool_stride": pool_stride,
+        },
         settings=settings,
         with_controls=controls,
         out=out,

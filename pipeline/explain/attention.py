@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.acmix_resnet import KERNEL as ACMIX_KERNEL
-from pipeline.models.acmix_resnet import ACmix
-from pipeline.models.attention import keys_first_attention
-from pipeline.models.dat import KERNEL, NeighbourhoodAttention
-from pipeline.models.deformable import DeformableAttention
-from pipeline.models.glnet import Attention as GridAttention
-from pipeline.models.local_attention import neighbourhood_attention
-from pipeline.models.swin import WindowAttention
-from pipeline.models.vit import Attention
-from pipeline.models.windows import window_attention
+from pipeline.models.backbones.acmix_resnet import KERNEL as ACMIX_KERNEL
+from pipeline.models.backbones.acmix_resnet import ACmix
+from pipeline.models.backbones.attention import keys_first_attention
+from pipeline.models.backbones.dat import KERNEL, NeighbourhoodAttention
+from pipeline.models.backbones.deformable import DeformableAttention
+from pipeline.models.backbones.glnet import Attention as GridAttention
+from pipeline.models.backbones.local_attention import neighbourhood_attention
+from pipeline.models.backbones.swin import WindowAttention
+from pipeline.models.backbones.vit import Attention
+from pipeline.models.backbones.windows import window_attention
 
 KINDS = (Attention, GridAttention, WindowAttention, NeighbourhoodAttention, ACmix)
 

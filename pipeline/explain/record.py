@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.attention import KINDS, received, received_by_points
-from pipeline.models.backbone import Backbone
-from pipeline.models.deformable import DeformableAttention
-from pipeline.models.glmix import GLMix
+from pipeline.models.backbones.base import Backbone
+from pipeline.models.backbones.deformable import DeformableAttention
+from pipeline.models.backbones.glmix import GLMix
 from pipeline.models.interaction import CAT
 
 

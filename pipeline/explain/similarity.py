@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.explain.record import blocks_of
-from pipeline.models.backbone import Backbone
+from pipeline.models.backbones.base import Backbone
 
 
 @contextmanager

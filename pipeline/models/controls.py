@@ -11,8 +11,9 @@ from math import lcm
 import torch
 
 from pipeline.errors import DescryError
-from pipeline.models.build import DetectorSpec, build_backbone
-from pipeline.models.vit import SIZES
+from pipeline.models.backbones.vit import SIZES
+from pipeline.models.build import build_backbone
+from pipeline.models.params import DetectorSpec
 
 # Only a plain ViT can be widened finely enough. In the others the number of heads follows from
 # the width at 32 channels a head, so that the next wider model has up to three quarters more

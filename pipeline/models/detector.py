@@ -1,150 +1,70 @@
-"""RetinaNet (arXiv 1708.02002): torchvision's, with a loss that is right for negatives.
-
-torchvision divides each image's loss by that image's positives, so that an image without objects
-weighs as much as one with a hundred. Here the sums go over the whole batch (and all processes)
-and are divided once by the number of positive anchors there, as the paper has it.
-"""
-
-from collections.abc import Sequence
-from functools import partial
-from itertools import accumulate
+"""A detector: images to numbers of the right scale, backbone, pyramid, head."""
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn import functional as F
-from torchvision.models.detection._utils import encode_boxes
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from pipeline.models.backbone import Backbone
-from pipeline.models.focal import focal_loss
-from pipeline.models.matching import IGNORED, match
-from pipeline.models.pyramid import LEVEL_STRIDES, Pyramid
+from pipeline.models.backbones.base import Backbone
+from pipeline.models.heads.base import Head, Targets
+from pipeline.models.params import Selection
+from pipeline.models.pyramid import Pyramid
 
-ASPECT_RATIOS = (0.5, 1.0, 2.0)
-OCTAVE = tuple(2 ** (i / 3) for i in range(3))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Detector(RetinaNet):
-    """RetinaNet around one of our backbones.
+class Detector(nn.Module):
+    """One of our backbones with a feature pyramid and a head.
 
     Parameters
     ----------
     backbone : Backbone
-    num_classes : int
-        K; labels are 0 to K - 1, there is no background class.
+    head : Head
     fpn_channels : int
-        Width of the pyramid and of the heads; a multiple of 16.
-    anchor_scale : float
-        Side of a level's smallest anchor in units of its stride; 4 in the paper.
-    score_threshold, nms_threshold, max_detections
+        Channels of the pyramid, which the head takes.
+    selection : Selection
         What inference keeps.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        num_classes: int,
-        *,
-        fpn_channels: int = 256,
-        anchor_scale: float = 4.0,
-        score_threshold: float = 0.05,
-        nms_threshold: float = 0.5,
-        max_detections: int = 100,
+        head: Head,
+        fpn_channels: int,
+        selection: Selection = Selection(),
     ) -> None:
-        sizes = tuple(tuple(anchor_scale * s * o for o in OCTAVE) for s in LEVEL_STRIDES)
-        anchors = _Anchors(sizes, (ASPECT_RATIOS,) * len(sizes))
-        norm = partial(nn.GroupNorm, fpn_channels // 8)
-        head = RetinaNetHead(
-            fpn_channels, anchors.num_anchors_per_location()[0], num_classes, norm_layer=norm
-        )
-        super().__init__(
-            Pyramid(backbone, fpn_channels),
-            num_classes,
-            anchor_generator=anchors,
-            head=head,
-            score_thresh=score_threshold,
-            nms_thresh=nms_threshold,
-            detections_per_img=max_detections,
-        )
+        super().__init__()
+        self.backbone = Pyramid(backbone, fpn_channels)
+        self.head = head
+        self.selection = selection
         self.transform = _Normalisation()
 
     def forward(
-        self,
-        images: list[Tensor] | Tensor,
-        targets: list[dict[str, Tensor]] | None = None,
+        self, images: list[Tensor] | Tensor, targets: Targets | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, detections in evaluation.
+        """Parts of the loss in training, detections in evaluation.
 
         Parameters
         ----------
         images : tensor (B, 3, H, W), uint8, or list of tensors (3, H, W), float in [0, 1]
         targets : list of {"boxes": (n, 4) xyxy in pixels, "labels": (n,) from 0}
             n may be 0; boxes have a positive width and height.
+
+        Returns
+        -------
+        dict of tensors, or list of {"boxes": (n, 4) xyxy, "scores": (n,), "labels": (n,)}
         """
-        if not self.training:
-            return super().forward(images)
-        assert targets is not None, "training needs targets"
-        batch, targets = self.transform(images, targets)
-        features = list(self.backbone(batch.tensors).values())
-        anchors = self.anchor_generator(batch, features)
-        return self.compute_loss(targets, self.head(features), anchors)
-
-    def postprocess_detections(
-        self,
-        head_outputs: dict[str, list[Tensor]],
-        anchors: list[list[Tensor]],
-        image_shapes: list[tuple[int, int]],
-    ) -> list[dict[str, Tensor]]:
-        """Boxes and scores in fp32, whatever the network computes in."""
-        outputs = {name: [level.float() for level in v] for name, v in head_outputs.items()}
-        return super().postprocess_detections(outputs, anchors, image_shapes)
-
-    def compute_loss(
-        self,
-        targets: Sequence[dict[str, Tensor]],
-        head_outputs: dict[str, Tensor],
-        anchors: Sequence[Tensor],
-    ) -> dict[str, Tensor]:
-        """Focal and L1 loss, in fp32, over the positives of the whole batch.
-
-        On a GPU this waits once, for the places of the positives.
-
-        Parameters
-        ----------
-        targets : sequence of {"boxes": (n, 4) xyxy in pixels, "labels": (n,) from 0}
-            n may be 0.
-        head_outputs : {"cls_logits": (B, A, K), "bbox_regression": (B, A, 4)}
-        anchors : sequence of (A, 4) xyxy
-        """
-        logits = head_outputs["cls_logits"].float()
-        deltas = head_outputs["bbox_regression"].float()
-        matched = torch.stack(
-            [match(t["boxes"].float(), a) for t, a in zip(targets, anchors, strict=True)]
+        batch, _ = self.transform(images)
+        height, width = batch.tensors.shape[-2:]
+        levels = list(self.backbone(batch.tensors).values())
+        grids = [(level.shape[2], level.shape[3]) for level in levels]
+        outputs = self.head(levels)
+        if self.training:
+            assert targets is not None, "training needs targets"
+            return self.head.loss(outputs, grids, (height, width), targets)
+        return self.head.detections(
+            outputs, grids, (height, width), batch.image_sizes, self.selection
         )
-        image, anchor = torch.where(matched >= 0)  # (P,) each, P positives of the batch
-        positives = _share_of_all(matched.new_full((), len(image)))
-        starts = torch.tensor([0, *accumulate(len(t["boxes"]) for t in targets)])
-        starts = starts.to(matched.device, non_blocking=True)
-        place = matched[image, anchor] + starts[image]  # among the boxes of all images
-        labels = torch.cat([target["labels"] for target in targets])[place]
-        focal = focal_loss(logits, (image, anchor, labels), matched == IGNORED)
-        boxes = torch.cat([target["boxes"] for target in targets])[place].float()
-        # the coder's own function copies its weights, all 1, to the device, and waits for it
-        aims = encode_boxes(boxes, torch.stack(list(anchors))[image, anchor], boxes.new_ones(4))
-        distance = F.l1_loss(deltas[image, anchor], aims, reduction="sum")
-        return {"classification": focal / positives, "box": distance / positives}
-
-
-class _Anchors(AnchorGenerator):
-    """Anchors in fp32, also for maps in bf16, whose 8 bits would move a box by pixels."""
-
-    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
-        """Put the anchors of one cell on the maps' device."""
-        super().set_cell_anchors(torch.promote_types(dtype, torch.float32), device)
 
 
 class _Normalisation(GeneralizedRCNNTransform):
@@ -163,9 +83,7 @@ class _Normalisation(GeneralizedRCNNTransform):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(
-        self,
-        images: list[Tensor] | Tensor,
-        targets: list[dict[str, Tensor]] | None = None,
+        self, images: list[Tensor] | Tensor, targets: None = None
     ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
         """Make the model's input of a list of floats in [0, 1] or of a batch of 8 bits."""
         if not isinstance(images, Tensor):
@@ -179,15 +97,3 @@ class _Normalisation(GeneralizedRCNNTransform):
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Leave image and target as they are."""
         return image, target
-
-
-def _share_of_all(positives: Tensor) -> Tensor:
-    """One process's share of the positives of all of them, which count as at least one.
-
-    Gradients are averaged over processes, so the sums of all are divided by the positives of all.
-    """
-    count = positives.float()
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return count.clamp(min=1)
-    distributed.all_reduce(count)
-    return count.clamp(min=1) / distributed.get_world_size()

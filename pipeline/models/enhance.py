@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import DescryError
-from pipeline.models.interaction import InteractionSpec, Stream
+from pipeline.models.interaction import Stream
+from pipeline.models.params import InteractionSpec, checked
 
 Model = TypeVar("Model", bound=nn.Module)
 SUPPORTED = ("VisionTransformer", "SwinTransformer")
@@ -67,10 +68,9 @@ def enhance(
         For any other model, a model that was enhanced before, one that drops patches while
         training, and for numbers that are not allowed.
     """
-    try:
-        spec = InteractionSpec(pool_layers, concepts, "stream", pool_stride, copies)
-    except ValueError as error:
-        raise DescryError(f"enhance: {error}") from None
+    asked = {"pool_layers": pool_layers, "concepts": concepts}
+    asked |= {"pool_stride": pool_stride, "copies": copies}
+    spec = checked(InteractionSpec, asked, "enhance")
     family = _family(model)
     blocks = list(_blocks(model, family))
     if any(hasattr(block, "stream") for block in blocks):

@@ -8,58 +8,21 @@ a projection that joins them are the paper's; every size, gate and placement bel
 Notation: B batch, C channels, H W grid, N = H*W tokens, K concepts, L pooling layers.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PLACEMENTS = ("stream", "branch")
+from pipeline.models.params import InteractionSpec
 
 
-@dataclass(frozen=True, slots=True)
-class InteractionSpec:
-    """Which interaction a backbone's blocks get.
+def stream_of(spec: InteractionSpec, dim: int) -> "Stream | None":
+    """The residual sub-block x + EI(LN(x)) of a block of width `dim`, or None."""
+    return Stream(dim, spec) if spec.active and spec.placement == "stream" else None
 
-    Attributes
-    ----------
-    pool_layers : int
-        Depth L of ACP; 0 leaves it out.
-    concepts : int
-        Number K of concept tokens of CAT; 0 leaves it out.
-    placement : {"stream", "branch"}
-        A residual sub-block of its own before attention, or inside the attention branch.
-    pool_stride : {1, 2}
-        Stride of ACP's pooling: 1 keeps the grid, 2 makes a pyramid that is brought back.
-    copies : bool
-        Control for ablations: the aggregation sees copies of its input in place of the ACP and
-        CAT features, so that it has its parameters but no interaction.
-    """
 
-    pool_layers: int = 0
-    concepts: int = 0
-    placement: str = "stream"
-    pool_stride: int = 1
-    copies: bool = False
-
-    def __post_init__(self) -> None:
-        if self.pool_layers < 0 or self.concepts < 0:
-            raise ValueError(f"pool_layers and concepts must be 0 or more, not {self}")
-        if self.placement not in PLACEMENTS or self.pool_stride not in (1, 2):
-            raise ValueError(f"placement must be one of {PLACEMENTS}, pool_stride 1 or 2: {self}")
-
-    @property
-    def active(self) -> bool:
-        """Whether there is any interaction at all."""
-        return self.pool_layers > 0 or self.concepts > 0
-
-    def stream(self, dim: int) -> "nn.Module | None":
-        """The residual sub-block x + EI(LN(x)) of a block of width `dim`, or None."""
-        return Stream(dim, self) if self.active and self.placement == "stream" else None
-
-    def branch(self, dim: int) -> "nn.Module | None":
-        """EI(y) for use between the norm and the attention of a block, or None."""
-        return Interaction(dim, self) if self.active and self.placement == "branch" else None
+def branch_of(spec: InteractionSpec, dim: int) -> "Interaction | None":
+    """EI(y) for use between the norm and the attention of a block, or None."""
+    return Interaction(dim, spec) if spec.active and spec.placement == "branch" else None
 
 
 def interpolation_matrix(source: int, target: int, like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ RetinaNet (arXiv 1708.02002) from C5.
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
-from pipeline.models.backbone import STRIDES, Backbone
+from pipeline.models.backbones.base import STRIDES, Backbone
 
 LEVEL_STRIDES = (*STRIDES, 64, 128)
 

@@ -18,8 +18,9 @@ from pipeline.data.geometry import fit_square
 from pipeline.data.intensity import Intensity
 from pipeline.data.sample import to_tensor
 from pipeline.errors import DescryError, first_line
-from pipeline.models.build import DetectorSpec, build_detector
+from pipeline.models.build import build_detector
 from pipeline.models.detector import Detector
+from pipeline.models.params import DetectorSpec
 
 FORMAT = 1
 

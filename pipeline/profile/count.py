@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models.build import DetectorSpec, build_detector
+from pipeline.models.build import build_detector
 from pipeline.models.interaction import Interaction, Stream
+from pipeline.models.params import DetectorSpec
 
 NOT_COUNTED = (
     "element-wise operations (activations, additions, gates)",

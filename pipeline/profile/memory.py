@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import DescryError
-from pipeline.models.build import DetectorSpec
+from pipeline.models.params import DetectorSpec
 from pipeline.profile.step import Load, Step, make_step
 
 STEPS = 2  # the optimiser's state comes at the end of the first

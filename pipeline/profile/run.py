@@ -10,8 +10,8 @@ import torch
 
 from pipeline.atomic import replacing, write_json
 from pipeline.errors import DescryError
-from pipeline.models.build import DetectorSpec
-from pipeline.profile.arms import Shape, arms
+from pipeline.models.params import DetectorSpec
+from pipeline.profile.arms import arms
 from pipeline.profile.clock import clock, summarise
 from pipeline.profile.count import NOT_COUNTED, count
 from pipeline.profile.machine import machine
@@ -73,7 +73,7 @@ def profile(
     pool_layers: Sequence[int] = (2,),
     concepts: Sequence[int] = (16,),
     *,
-    shape: Shape = Shape(),  # noqa: B008 (frozen)
+    detector: dict[str, object] | None = None,
     settings: Settings = Settings(),
     with_controls: bool = False,
     out: Path | None = None,
@@ -88,8 +88,8 @@ def profile(
         Sides in pixels.
     pool_layers, concepts : sequence of int
         Every pair is an arm; (0, 0) is the baseline, which is always there.
-    shape : Shape
-        The detector around the backbone, and the interaction's placement.
+    detector : dict, optional
+        Further fields of `DetectorSpec`, for all arms.
     settings : Settings
     with_controls : bool
         Add the controls of `pipeline.models.controls`.
@@ -102,7 +102,7 @@ def profile(
         The JSON content; `pipeline.profile.table.markdown` makes a table of it.
     """
     chosen = [
-        (b, s, side, arms(b, s, pool_layers, concepts, shape, with_controls=with_controls))
+        (b, s, side, arms(b, s, pool_layers, concepts, detector or {}, with_controls=with_controls))
         for b in backbones
         for s in sizes
         for side in _checked_sides(image_sizes)
@@ -120,7 +120,7 @@ def profile(
         "format": FORMAT,
         "machine": about,
         "settings": asdict(settings),
-        "detector": asdict(shape),
+        "detector": detector or {},
         "not_counted": list(NOT_COUNTED),
         "rows": rows,
     }

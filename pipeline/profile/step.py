@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.models.build import DetectorSpec, build_detector
+from pipeline.models.build import build_detector
+from pipeline.models.params import DetectorSpec
 
 Step = Callable[[], object]
 

@@ -133,8 +133,8 @@ def _without_files(tokens: list[Token]) -> list[Token]:
 
 def model_and_cost(run: Run) -> Markup:
     """What the detector is, how large it is, and what it takes to run."""
-    from pipeline.models.build import DetectorSpec  # brings torch, which nothing else here needs
-    from pipeline.profile.count import NOT_COUNTED, count
+    from pipeline.models.params import DetectorSpec
+    from pipeline.profile.count import NOT_COUNTED, count  # brings torch, which nothing else needs
 
     spec = DetectorSpec(**run.about["detector"])
     side = run.about["image_size"]

@@ -67,7 +67,8 @@ def _reference(params: Params, written: Params, changes: Sequence[str]) -> Refer
 
 def _settings(params: Params, name: DatasetName) -> dict[str, Any]:
     """Everything that decides a training beside its arm and its seed."""
-    kept = asdict(params.scale) | asdict(params.model) | asdict(params.train)
+    kept = asdict(params.scale)
+    kept |= kept.pop("model") | asdict(params.model) | asdict(params.train)
     kept |= asdict(params.intensity) | {"augment": params.augment[name]}
     kept["epochs"] = kept["epochs"][name]
     for key in ("backbone", "pool_layers", "concepts", "width", "copies", "seed"):

@@ -7,7 +7,7 @@ from pipeline.config import DatasetName, Params
 from pipeline.data.coco import load_coco
 from pipeline.data.intensity import Intensity
 from pipeline.evaluate.operating_point import validate
-from pipeline.models.build import DetectorSpec
+from pipeline.models.params import DetectorSpec
 from pipeline.stages import DATASETS, RUNS
 from pipeline.stages.machine import lasting, loader_workers, pick_device, picture_cache
 from pipeline.stages.progress import progress_bar
@@ -78,21 +78,4 @@ def detector_spec(params: Params, coco: Path) -> DetectorSpec:
 
 def spec_of(params: Params, num_classes: int) -> DetectorSpec:
     """The detector that the parameters ask for."""
-    model, recipe = params.model, params.scale
-    return DetectorSpec(
-        backbone=model.backbone,
-        size=recipe.size,
-        num_classes=num_classes,
-        fpn_channels=recipe.fpn_channels,
-        anchor_scale=recipe.anchor_scale,
-        score_threshold=params.evaluate.score_threshold,
-        nms_threshold=params.evaluate.nms_threshold,
-        max_detections=params.evaluate.max_detections,
-        pool_layers=model.pool_layers,
-        concepts=model.concepts,
-        placement=model.placement,
-        pool_stride=model.pool_stride,
-        copies=model.copies,
-        width=model.width,
-        drop_path=model.drop_path,
-    )
+    return DetectorSpec.of(params.model, params.scale.model, params.evaluate, num_classes)

@@ -17,8 +17,9 @@ from pipeline.atomic import replacing, write_json
 from pipeline.data.index import CocoIndex
 from pipeline.data.loader import LoaderPlan, training_loader
 from pipeline.errors import DescryError
-from pipeline.models.build import DetectorSpec, build_detector
+from pipeline.models.build import build_detector
 from pipeline.models.detector import Detector
+from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
 from pipeline.train.about import describe
 from pipeline.train.averaging import moving_average

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from pipeline.data.index import CocoIndex
-from pipeline.models.build import DetectorSpec
 from pipeline.models.detector import Detector
 from pipeline.models.inference import detect_split
+from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
 from pipeline.train.scratch import naming_a_full_disk
 from pipeline.train.settings import Judge

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.attention import keys_first_attention
-from pipeline.models.sampling import sample_points, sample_tables, to_index
+from pipeline.models.backbones.attention import keys_first_attention
+from pipeline.models.backbones.sampling import sample_points, sample_tables, to_index
 
 
 class DeformableAttention(nn.Module):

@@ -23,11 +23,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.models.acmix_conv import ShiftAndSum
-from pipeline.models.backbone import Backbone, DropPath, drop_path_rates
-from pipeline.models.interaction import InteractionSpec, reset_interactions
-from pipeline.models.local_attention import neighbourhood_attention
-from pipeline.models.norms import BatchNorm2d, OutputNorms
+from pipeline.models.backbones.acmix import ShiftAndSum
+from pipeline.models.backbones.base import (
+    BatchNorm2d,
+    DropPath,
+    OutputNorms,
+    StagedBackbone,
+    drop_path_rates,
+)
+from pipeline.models.backbones.local_attention import neighbourhood_attention
+from pipeline.models.interaction import branch_of, reset_interactions, stream_of
+from pipeline.models.params import PLAIN, AcmixResNetOptions, InteractionSpec
 
 HEADS = 4
 KERNEL = 7
@@ -48,6 +54,7 @@ SIZES = {
     "38": Size(64, (2, 3, 5, 2)),
     "50": Size(64, (3, 4, 6, 3)),
 }
+SIZE_NAMES = {"tiny": "26", "small": "38", "base": "50"}
 
 
 def axis_positions(length: int, like: Tensor) -> Tensor:
@@ -111,7 +118,7 @@ class Bottleneck(nn.Module):
         outputs = EXPANSION * width
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.norm1 = BatchNorm2d(width)
-        self.stream, self.branch = spec.stream(width), spec.branch(width)
+        self.stream, self.branch = stream_of(spec, width), branch_of(spec, width)
         self.mixing = ACmix(width, stride=stride)
         self.norm2 = BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
@@ -143,7 +150,7 @@ class Bottleneck(nn.Module):
         return F.relu(shortcut + self.drop_path(y))
 
 
-class AcmixResNet(Backbone):
+class AcmixResNet(StagedBackbone):
     """ACmix in the form of a ResNet, feature maps of strides 8, 16 and 32.
 
     Parameters
@@ -156,18 +163,20 @@ class AcmixResNet(Backbone):
         Highest rate of stochastic depth; none by default, as in the release.
     checkpointing : bool
         Recompute interactions and ACmix in the backward pass.
-    output_norms : bool
-        A LayerNorm per returned map; none by default.
+    options : AcmixResNetOptions
     """
+
+    sizes = SIZES
+    size_names = SIZE_NAMES
 
     def __init__(
         self,
         size: str = "26",
         *,
-        interaction: InteractionSpec = InteractionSpec(),
+        interaction: InteractionSpec = PLAIN,
         drop_path: float | None = None,
         checkpointing: bool = False,
-        output_norms: bool = False,
+        options: AcmixResNetOptions = AcmixResNetOptions(),
     ) -> None:
         super().__init__()
         width, depths = SIZES[size].width, SIZES[size].depths
@@ -184,7 +193,7 @@ class AcmixResNet(Backbone):
                 blocks.append(Bottleneck(inputs, width << stage, stride, next(rates), interaction))
                 inputs = EXPANSION * width << stage
             self.stages.append(blocks)
-        self.norms = OutputNorms(self.channels, 1e-5, active=output_norms)
+        self.norms = OutputNorms(self.channels, 1e-5, active=options.output_norms)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -198,10 +207,6 @@ class AcmixResNet(Backbone):
             elif isinstance(module, ACmix):
                 module.reset_parameters()
         reset_interactions(self)
-
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """The feature maps of images whose sides are multiples of 32."""
-        return self.norms(self.trunk(images)[1:])
 
     def trunk(self, images: Tensor) -> list[Tensor]:
         """The four stages' outputs (B, C, H, W), strides 4 to 32, without output norms."""

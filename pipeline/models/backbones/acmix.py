@@ -8,6 +8,12 @@ arXiv 2111.14556), with figures checked against its released code:
 The rest is Swin's, ACP and CAT included. In the reference the convolution sees the map as the
 windows do, rolled and filled up: in shifted blocks the first rows meet the last ones, and rows on
 either side of the roll's cut do not see each other. `seam=False` gives it the plain map.
+
+The convolution (stage II of the paper) is one of 3x3 out of the attention's own projections: a
+k x k convolution is k*k shifted 1x1 projections, summed. Here the 3h maps of queries, keys and
+values, h heads of d channels, are mixed into 9 maps, each is shifted by its own step of -1, 0 or
+1, and all are added. The shift is a grouped convolution, at first exactly that and learned from
+there.
 """
 
 from typing import cast
@@ -16,10 +22,57 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.acmix_conv import ShiftAndSum
-from pipeline.models.interaction import InteractionSpec
-from pipeline.models.swin import WINDOW, Block, Swin, WindowAttention
-from pipeline.models.windows import window_attention
+from pipeline.models.backbones.swin import WINDOW, Block, Swin, WindowAttention
+from pipeline.models.backbones.windows import window_attention
+from pipeline.models.params import PLAIN, AcmixSwinOptions, InteractionSpec
+
+KERNEL = 3
+TAPS = KERNEL * KERNEL
+
+
+class ShiftAndSum(nn.Module):
+    """Mix 3h head maps into 9, shift each by one of the 3x3 steps, add up.
+
+    Group g of the grouped convolution holds channel g of every head, so the outputs are ordered
+    by channel, then head, where attention's are ordered by head, then channel. The reference adds
+    the two as they are, and so do we.
+
+    Parameters
+    ----------
+    dim, heads : int
+        Channels C and heads h; d = C / h.
+    stride : int
+        Step of the output over the input; sides come out as ceil(side / stride).
+    bias : bool
+        Whether the mix has a bias: the Swin form's does, the ResNet form's does not.
+    """
+
+    def __init__(self, dim: int, heads: int, *, stride: int = 1, bias: bool) -> None:
+        super().__init__()
+        self.stride, self.groups = stride, dim // heads
+        self.mix = nn.Linear(3 * heads, TAPS, bias=bias)
+        self.shift = nn.Parameter(torch.empty(dim, TAPS, KERNEL, KERNEL))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Torch's default for the mix; tap t sees the neighbour at (t // 3 - 1, t % 3 - 1)."""
+        self.mix.reset_parameters()
+        with torch.no_grad():
+            self.shift.copy_(torch.eye(TAPS).view(TAPS, KERNEL, KERNEL))
+
+    def forward(self, parts: Tensor) -> Tensor:
+        """Map queries, keys and values (B, H, W, 3, h, d) to (B, H', W', C)."""
+        return self.add(self.taps(parts))
+
+    def taps(self, parts: Tensor) -> Tensor:
+        """The nine maps of each channel, before they are shifted, (B, H, W, d * 9)."""
+        return self.mix(parts.flatten(3, 4).transpose(3, 4)).flatten(3)
+
+    def add(self, taps: Tensor) -> Tensor:
+        """Shift the taps and add them up; beyond the border they are zero."""
+        taps = taps.permute(0, 3, 1, 2)  # channels last in memory
+        summed = F.conv2d(taps, self.shift, None, self.stride, 1, groups=self.groups)
+        return summed.permute(0, 2, 3, 1)
 
 
 class AcmixAttention(WindowAttention):
@@ -89,35 +142,33 @@ class AcmixSwin(Swin):
     ----------
     size : {"micro", "tiny", "small", "base"}
         Swin's sizes; the paper has "tiny" and "small".
-    interaction, drop_path, checkpointing, output_norms, mask_padding
+    interaction, drop_path, checkpointing
         As in `Swin`.
-    seam : bool
-        Let the convolution see the rolled and filled map, as in the reference.
+    options : AcmixSwinOptions
     """
 
     def __init__(
         self,
         size: str = "tiny",
         *,
-        interaction: InteractionSpec = InteractionSpec(),
+        interaction: InteractionSpec = PLAIN,
         drop_path: float | None = None,
         checkpointing: bool = False,
-        output_norms: bool = True,
-        mask_padding: bool = False,
-        seam: bool = True,
+        options: AcmixSwinOptions = AcmixSwinOptions(),
     ) -> None:
         super().__init__(
             size,
             interaction=interaction,
             drop_path=drop_path,
             checkpointing=checkpointing,
-            output_norms=output_norms,
-            mask_padding=mask_padding,
+            options=options,
         )
         for blocks in self.stages:
             for block in cast("list[Block]", blocks):
                 dim, swin = block.norm1.normalized_shape[0], block.attn
-                block.attn = AcmixAttention(dim, swin.heads, swin.shift, mask_padding, seam)
+                block.attn = AcmixAttention(
+                    dim, swin.heads, swin.shift, options.mask_padding, options.seam
+                )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

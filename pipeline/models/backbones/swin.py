@@ -12,13 +12,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from pipeline.models.backbone import Backbone, DropPath, drop_path_rates
-from pipeline.models.interaction import InteractionSpec, reset_interactions
-from pipeline.models.norms import OutputNorms
-from pipeline.models.vit import MLP
-from pipeline.models.windows import relative_places, window_attention
+from pipeline.models.backbones.base import DropPath, OutputNorms, StagedBackbone, drop_path_rates
+from pipeline.models.backbones.vit import MLP
+from pipeline.models.backbones.windows import relative_places, window_attention
+from pipeline.models.interaction import branch_of, reset_interactions, stream_of
+from pipeline.models.params import PLAIN, InteractionSpec, SwinOptions
 
 WINDOW = 7
 PATCH = 4
@@ -78,8 +77,8 @@ class Block(nn.Module):
         mask_padding: bool,
     ) -> None:
         super().__init__()
-        self.stream = interaction.stream(dim)
-        self.branch = interaction.branch(dim)
+        self.stream = stream_of(interaction, dim)
+        self.branch = branch_of(interaction, dim)
         self.norm1 = nn.LayerNorm(dim, eps=EPS)
         self.attn = WindowAttention(dim, dim // HEAD_DIM, shift, mask_padding)
         self.norm2 = nn.LayerNorm(dim, eps=EPS)
@@ -112,7 +111,7 @@ class PatchMerging(nn.Module):
         return self.reduce(self.norm(x.reshape(b, height // 2, width // 2, 4 * c)))
 
 
-class Swin(Backbone):
+class Swin(StagedBackbone):
     """Swin transformer, feature maps of strides 8, 16 and 32.
 
     Parameters
@@ -125,22 +124,19 @@ class Swin(Backbone):
         Highest rate of stochastic depth; by default the published one for ImageNet.
     checkpointing : bool
         Recompute blocks in the backward pass.
-    output_norms : bool
-        A LayerNorm per returned map, as detectors have them; the classifier form has none.
-    mask_padding : bool
-        Keep the tokens that fill up windows from being attended to. In the reference they take
-        part, and change what stands near the lower and right border.
+    options : SwinOptions
     """
+
+    sizes = SIZES
 
     def __init__(
         self,
         size: str = "tiny",
         *,
-        interaction: InteractionSpec = InteractionSpec(),
+        interaction: InteractionSpec = PLAIN,
         drop_path: float | None = None,
         checkpointing: bool = False,
-        output_norms: bool = True,
-        mask_padding: bool = False,
+        options: SwinOptions = SwinOptions(),
     ) -> None:
         super().__init__()
         chosen = SIZES[size]
@@ -153,10 +149,10 @@ class Swin(Backbone):
         self.stages = nn.ModuleList()
         for dim, depth in zip(dims, chosen.depths, strict=True):
             shifts = [WINDOW // 2 * (i % 2) for i in range(depth)]
-            blocks = (Block(dim, s, next(rates), interaction, mask_padding) for s in shifts)
+            blocks = (Block(dim, s, next(rates), interaction, options.mask_padding) for s in shifts)
             self.stages.append(nn.ModuleList(blocks))
         self.merges = nn.ModuleList(PatchMerging(dim) for dim in dims[:-1])
-        self.norms = OutputNorms(self.channels, EPS, active=output_norms)
+        self.norms = OutputNorms(self.channels, EPS, active=options.output_norms)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -172,10 +168,6 @@ class Swin(Backbone):
                 nn.init.trunc_normal_(module.table, std=0.02)
         reset_interactions(self)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """The feature maps of images whose sides are multiples of 32."""
-        return self.norms(self.trunk(images)[1:])
-
     def trunk(self, images: Tensor) -> list[Tensor]:
         """The four stages' outputs (B, C, H, W), strides 4 to 32, without output norms."""
         x = self.patch(images.contiguous(memory_format=torch.channels_last))
@@ -183,10 +175,6 @@ class Swin(Backbone):
         for stage, blocks in enumerate(self.stages):
             if stage:
                 x = self.merges[stage - 1](x)
-            for block in cast(nn.ModuleList, blocks):
-                if self.checkpointing and self.training:
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
+            x = self.run(cast(nn.ModuleList, blocks), x)
             outputs.append(x.permute(0, 3, 1, 2))
         return outputs

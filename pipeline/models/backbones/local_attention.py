@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.models.attention import MASKED, biased_attention, without_autocast
+from pipeline.models.backbones.attention import MASKED, biased_attention, without_autocast
 
 TILE = 8  # keys that a tile's queries span per axis; 4 and 7 cost about the same, 14 more
 EDGES = ("clamp", "reflect")

@@ -14,14 +14,20 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from pipeline.models.backbone import Backbone, DropPath, drop_path_rates
-from pipeline.models.deformable import DeformableAttention
-from pipeline.models.interaction import InteractionSpec, reset_interactions
-from pipeline.models.local_attention import neighbourhood_attention
-from pipeline.models.norms import OutputNorms
-from pipeline.models.vit import MLP
+from pipeline.models.backbones.base import (
+    DropPath,
+    OutputNorms,
+    StagedBackbone,
+    channels_last,
+    depthwise,
+    drop_path_rates,
+)
+from pipeline.models.backbones.deformable import DeformableAttention
+from pipeline.models.backbones.local_attention import neighbourhood_attention
+from pipeline.models.backbones.vit import MLP
+from pipeline.models.interaction import branch_of, reset_interactions, stream_of
+from pipeline.models.params import PLAIN, DatOptions, InteractionSpec
 
 HEAD_DIM = 32
 KERNEL = 7  # side of a neighbourhood
@@ -45,26 +51,6 @@ SIZES = {
     "small": Size(96, (2, 4, 18, 2), (1, 2, 3, 6), 0.4),
     "base": Size(128, (2, 4, 18, 2), (2, 4, 8, 16), 0.7),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What of the reference is kept; see `Dat`."""
-
-    convolutions: bool
-    centred_points: bool
-    still_points: bool
-    plain_offsets: bool
-
-
-def on_grid(conv: nn.Module, x: Tensor) -> Tensor:
-    """Apply a convolution to (B, H, W, C); the permuted view is channels last, without a copy."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-def depthwise(dim: int) -> nn.Conv2d:
-    """A 3x3 convolution of each channel by itself."""
-    return nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
 
 class NeighbourhoodAttention(nn.Module):
@@ -102,7 +88,7 @@ class ConvMLP(MLP):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
         x = self.fc1(x)
-        return self.fc2(F.gelu(x + on_grid(self.local, x)))
+        return self.fc2(F.gelu(x + channels_last(self.local, x)))
 
 
 class Block(nn.Module):
@@ -114,13 +100,13 @@ class Block(nn.Module):
         attn: nn.Module,
         drop_path: float,
         interaction: InteractionSpec,
-        options: Options,
+        options: DatOptions,
     ) -> None:
         super().__init__()
         self.plain_offsets = options.plain_offsets
         self.local = depthwise(dim) if options.convolutions else None
-        self.stream = interaction.stream(dim)
-        self.branch = interaction.branch(dim)
+        self.stream = stream_of(interaction, dim)
+        self.branch = branch_of(interaction, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim)
@@ -130,7 +116,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
         if self.local is not None:
-            x = x + on_grid(self.local, x)
+            x = x + channels_last(self.local, x)
         if self.stream is not None:
             x = self.stream(x)
         y = self.norm1(x)
@@ -152,7 +138,7 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Cut into patches and embed each."""
-        return self.norm(on_grid(self.conv, x))
+        return self.norm(channels_last(self.conv, x))
 
 
 def stem(dim: int, convolutions: bool) -> nn.Sequential:
@@ -163,7 +149,7 @@ def stem(dim: int, convolutions: bool) -> nn.Sequential:
     return nn.Sequential(first, nn.GELU(), second)
 
 
-def attention(stage: int, block: int, dim: int, groups: int, options: Options) -> nn.Module:
+def attention(stage: int, block: int, dim: int, groups: int, options: DatOptions) -> nn.Module:
     """Neighbourhood attention first, then in turn; deformable alone in the last stage."""
     heads = dim // HEAD_DIM
     if stage < 3 and block % 2 == 0:
@@ -180,7 +166,7 @@ def attention(stage: int, block: int, dim: int, groups: int, options: Options) -
     )
 
 
-class Dat(Backbone):
+class Dat(StagedBackbone):
     """DAT++, feature maps of strides 8, 16 and 32.
 
     Parameters
@@ -193,40 +179,26 @@ class Dat(Backbone):
         Highest rate of stochastic depth; by default the published one for ImageNet.
     checkpointing : bool
         Recompute blocks in the backward pass.
-    output_norms : bool
-        A LayerNorm per returned map, as detectors have them; the classifier form has none.
-    convolutions : bool
-        False leaves out what makes DAT+ into DAT++: overlapping patches, local perception and
-        the convolution in the MLP.
-    centred_points : bool
-        Reference points in the centres of their cells; see `DeformableAttention`.
-    still_points : bool
-        Offsets start at zero; see `DeformableAttention`.
-    plain_offsets : bool
-        With an interaction inside the attention branch: let the offset network see the features
-        without it.
+    options : DatOptions
     """
+
+    sizes = SIZES
 
     def __init__(
         self,
         size: str = "tiny",
         *,
-        interaction: InteractionSpec = InteractionSpec(),
+        interaction: InteractionSpec = PLAIN,
         drop_path: float | None = None,
         checkpointing: bool = False,
-        output_norms: bool = True,
-        convolutions: bool = True,
-        centred_points: bool = False,
-        still_points: bool = False,
-        plain_offsets: bool = False,
+        options: DatOptions = DatOptions(),
     ) -> None:
         super().__init__()
         chosen = SIZES[size]
-        options = Options(convolutions, centred_points, still_points, plain_offsets)
         dims = [chosen.dim << stage for stage in range(4)]
         self.channels, self.checkpointing = (dims[1], dims[2], dims[3]), checkpointing
-        self.stem = stem(dims[0], convolutions)
-        kernel = 3 if convolutions else 2
+        self.stem = stem(dims[0], options.convolutions)
+        kernel = 3 if options.convolutions else 2
         downs = (Patches(dim, 2 * dim, kernel, 2, bias=False) for dim in dims[:-1])
         self.downs = nn.ModuleList(downs)
         highest = chosen.drop_path if drop_path is None else drop_path
@@ -236,7 +208,7 @@ class Dat(Backbone):
             attns = [attention(stage, i, dim, chosen.groups[stage], options) for i in range(depth)]
             blocks = (Block(dim, attn, next(rates), interaction, options) for attn in attns)
             self.stages.append(nn.ModuleList(blocks))
-        self.norms = OutputNorms(self.channels, 1e-5, active=output_norms)
+        self.norms = OutputNorms(self.channels, 1e-5, active=options.output_norms)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -249,10 +221,6 @@ class Dat(Backbone):
                 module.reset_parameters()
         reset_interactions(self)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """The feature maps of images whose sides are multiples of 32."""
-        return self.norms(self.trunk(images)[1:])
-
     def trunk(self, images: Tensor) -> list[Tensor]:
         """The four stages' outputs (B, C, H, W), strides 4 to 32, without output norms."""
         x = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
@@ -260,10 +228,6 @@ class Dat(Backbone):
         for stage, blocks in enumerate(self.stages):
             if stage:
                 x = self.downs[stage - 1](x)
-            for block in cast(nn.ModuleList, blocks):
-                if self.checkpointing and self.training:
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
+            x = self.run(cast(nn.ModuleList, blocks), x)
             outputs.append(x.permute(0, 3, 1, 2))
         return outputs

@@ -13,12 +13,21 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from pipeline.models.backbone import MIN_SIDE, Backbone, DropPath, drop_path_rates, pad_to_multiple
-from pipeline.models.glmix import GLMix, SelfAttention, inside_mask
-from pipeline.models.interaction import InteractionSpec, reset_interactions
-from pipeline.models.norms import BatchNorm2d, OutputNorms
+from pipeline.models.backbones.base import (
+    MIN_SIDE,
+    BatchNorm2d,
+    DropPath,
+    OutputNorms,
+    StagedBackbone,
+    channels_last,
+    depthwise,
+    drop_path_rates,
+    pad_to_multiple,
+)
+from pipeline.models.backbones.glmix import GLMix, SelfAttention, inside_mask
+from pipeline.models.interaction import branch_of, reset_interactions, stream_of
+from pipeline.models.params import PLAIN, GLNetOptions, InteractionSpec
 
 HEAD_DIM = 32
 EPS = 1e-6
@@ -47,16 +56,7 @@ SIZES = {
     "9g": Size((96, 192, 384, 768), (4, 4, 18, 4), 3, 0.3),
     "16g": Size((128, 256, 512, 1024), (4, 4, 18, 4), 3, 0.4, layer_scale=1e-4),
 }
-
-
-def conv_on_grid(conv: nn.Module, x: Tensor) -> Tensor:
-    """Apply a convolution to (B, H, W, C); the permuted view is channels last, without a copy."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-def depthwise(dim: int) -> nn.Conv2d:
-    """A 3x3 convolution of each channel by itself."""
-    return nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+SIZE_NAMES = {"tiny": "4g", "small": "9g", "base": "16g"}
 
 
 class Attention(SelfAttention):
@@ -83,7 +83,7 @@ class Mlp(nn.Module):
         """Map (B, H, W, C) to (B, H, W, C)."""
         x = self.expand(x)
         if self.local is not None:
-            x = x + conv_on_grid(self.local, x)
+            x = x + channels_last(self.local, x)
         return self.reduce(F.gelu(x))
 
 
@@ -99,10 +99,10 @@ class Block(nn.Module):
         interaction: InteractionSpec,
     ) -> None:
         super().__init__()
-        self.stream = interaction.stream(dim)
+        self.stream = stream_of(interaction, dim)
         self.position = depthwise(dim) if size.advanced else None
         self.norm1 = nn.LayerNorm(dim, eps=EPS)
-        self.branch = interaction.branch(dim)
+        self.branch = branch_of(interaction, dim)
         self.mixing = mixing
         self.norm2 = nn.LayerNorm(dim, eps=EPS)
         self.mlp = Mlp(dim, size.mlp_ratio * dim, local=size.advanced)
@@ -114,7 +114,7 @@ class Block(nn.Module):
     def prepare(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The residual stream, the input of the mixing, and what slots are pooled from."""
         start = x if self.stream is None else self.stream(x)
-        x = start if self.position is None else start + conv_on_grid(self.position, start)
+        x = start if self.position is None else start + channels_last(self.position, start)
         y = self.norm1(x)
         return x, y if self.branch is None else self.branch(y), start
 
@@ -156,7 +156,7 @@ def embeddings(size: Size) -> list[nn.Sequential]:
     return [stem] + [nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), BatchNorm2d(b)) for a, b in pairs]
 
 
-class GLNet(Backbone):
+class GLNet(StagedBackbone):
     """GLNet, feature maps of strides 8, 16 and 32.
 
     Parameters
@@ -169,34 +169,25 @@ class GLNet(Backbone):
         Highest rate of stochastic depth; by default the published one for ImageNet.
     checkpointing : bool
         Recompute blocks in the backward pass.
-    output_norms : bool
-        A LayerNorm per returned map. The released trunk has none.
-    learned_slots : bool
-        Start from learned slots instead of pooled ones ("paramslot").
-    slot_scale : float, optional
-        Start value of every block's logit scale; the paper's is C**-0.5. See `GLMix`.
-    mask_padding : bool
-        Keep padding out of clusters and attention also where `forward` gets no sizes. Off as in
-        the release, where padding takes part and changes all slots. Convolutions and batch norms
-        see the padding either way.
+    options : GLNetOptions
     """
+
+    sizes = SIZES
+    size_names = SIZE_NAMES
 
     def __init__(
         self,
         size: str = "4g",
         *,
-        interaction: InteractionSpec = InteractionSpec(),
+        interaction: InteractionSpec = PLAIN,
         drop_path: float | None = None,
         checkpointing: bool = False,
-        output_norms: bool = False,
-        learned_slots: bool = False,
-        slot_scale: float | None = None,
-        mask_padding: bool = False,
+        options: GLNetOptions = GLNetOptions(),
     ) -> None:
         super().__init__()
         chosen = SIZES[size]
         self.channels = chosen.dims[1:]
-        self.checkpointing, self.mask_padding = checkpointing, mask_padding
+        self.checkpointing, self.mask_padding = checkpointing, options.mask_padding
         self.embeds = nn.ModuleList(embeddings(chosen))
         highest = chosen.drop_path if drop_path is None else drop_path
         rates = iter(drop_path_rates(highest, sum(chosen.depths)))
@@ -207,13 +198,13 @@ class GLNet(Backbone):
                 slots = stage < 2 or (stage == 2 and not (chosen.advanced and i % 2))
                 heads = dim // HEAD_DIM
                 mixing = (
-                    GLMix(dim, heads, scale=slot_scale, learned=learned_slots)
+                    GLMix(dim, heads, scale=options.slot_scale, learned=options.learned_slots)
                     if slots
                     else Attention(dim, heads)
                 )
                 blocks.append(Block(dim, chosen, mixing, next(rates), interaction))
             self.stages.append(nn.ModuleList(blocks))
-        self.norms = OutputNorms(self.channels, EPS, active=output_norms)
+        self.norms = OutputNorms(self.channels, EPS, active=options.output_norms)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -253,11 +244,7 @@ class GLNet(Backbone):
         for stage, (embed, blocks) in enumerate(zip(self.embeds, self.stages, strict=True)):
             x = embed(x).permute(0, 2, 3, 1)  # (B, H, W, C)
             cells = None if sizes is None else -(-sizes // (4 << stage))
-            for block in cast(nn.ModuleList, blocks):
-                if self.checkpointing and self.training:
-                    x = checkpoint(block, x, cells, use_reentrant=False)
-                else:
-                    x = block(x, cells)
+            x = self.run(cast(nn.ModuleList, blocks), x, cells)
             x = x.permute(0, 3, 1, 2)
             outputs.append(x)
         return outputs

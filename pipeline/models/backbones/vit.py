@@ -10,11 +10,16 @@ Notation: B batch, C channels, H W grid, N = H*W tokens, P prefix tokens (0, or 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from pipeline.errors import DescryError
-from pipeline.models.backbone import Backbone, DropPath, drop_path_rates
-from pipeline.models.interaction import InteractionSpec, interpolation_matrix, reset_interactions
+from pipeline.models.backbones.base import Backbone, DropPath, drop_path_rates
+from pipeline.models.interaction import (
+    branch_of,
+    interpolation_matrix,
+    reset_interactions,
+    stream_of,
+)
+from pipeline.models.params import PLAIN, InteractionSpec, ViTOptions
 
 PATCH = 16
 BASE_GRID = 14  # the position table's own grid (224 px), interpolated to any other
@@ -63,8 +68,8 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, drop_path: float, spec: InteractionSpec) -> None:
         super().__init__()
-        self.stream = spec.stream(dim)
-        self.branch = spec.branch(dim)
+        self.stream = stream_of(spec, dim)
+        self.branch = branch_of(spec, dim)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
@@ -90,7 +95,11 @@ def on_grid(module: nn.Module, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class ViT(Backbone):
-    """Plain vision transformer.
+    """Plain vision transformer, feature maps of strides 8, 16 and 32.
+
+    Unlike ViTDet's pyramid, which the maps follow, there is no stride-4 map, no convolution and no
+    norm after the change of resolution (the FPN of the detector has convolutions of its own), and
+    attention is global in all blocks, without windows and without relative positions.
 
     Parameters
     ----------
@@ -99,24 +108,25 @@ class ViT(Backbone):
         patches of 16 px.
     interaction : InteractionSpec
         ACP and CAT in every block.
-    drop_path : float
-        Stochastic depth of the last block.
+    drop_path : float, optional
+        Stochastic depth of the last block; none by default, as in the papers' own training.
     checkpointing : bool
         Recompute blocks in the backward pass.
-    class_token : bool
-        Carry a class token and make no maps: the classifier form.
+    options : ViTOptions
     width : int
         Channels in place of the size's own, for a control of equal parameters; 0 keeps them.
     """
+
+    sizes = SIZES
 
     def __init__(
         self,
         size: str = "small",
         *,
-        interaction: InteractionSpec = InteractionSpec(),
-        drop_path: float = 0.0,
+        interaction: InteractionSpec = PLAIN,
+        drop_path: float | None = None,
         checkpointing: bool = False,
-        class_token: bool = False,
+        options: ViTOptions = ViTOptions(),
         width: int = 0,
     ) -> None:
         super().__init__()
@@ -129,13 +139,12 @@ class ViT(Backbone):
         self.dim, self.checkpointing = dim, checkpointing
         self.channels = (dim // 2, dim, dim)
         self.patch = nn.Conv2d(3, dim, PATCH, PATCH)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
-        self.positions = nn.Parameter(torch.zeros(1, BASE_GRID**2 + class_token, dim))
-        rates = drop_path_rates(drop_path, depth)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if options.class_token else None
+        self.positions = nn.Parameter(torch.zeros(1, BASE_GRID**2 + options.class_token, dim))
+        rates = drop_path_rates(drop_path or 0.0, depth)
         self.blocks = nn.ModuleList(Block(dim, heads, rate, interaction) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        # stride 16 -> 8
-        self.finer = None if class_token else nn.ConvTranspose2d(dim, dim // 2, 2, 2)
+        self.finer = nn.ConvTranspose2d(dim, dim // 2, 2, 2)  # stride 16 -> 8
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -156,12 +165,7 @@ class ViT(Backbone):
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
         x = x + self._positions(grid)
-        for block in self.blocks:
-            if self.checkpointing and self.training:
-                x = checkpoint(block, x, grid, use_reentrant=False)
-            else:
-                x = block(x, grid)
-        return self.norm(x), grid
+        return self.norm(self.run(self.blocks, x, grid)), grid
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """The position table on another grid, rows then columns; the class token's slot stays."""
@@ -177,8 +181,7 @@ class ViT(Backbone):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Maps of strides 8 (transposed convolution), 16 (as is) and 32 (maximum)."""
-        if self.finer is None:
-            raise ValueError("a ViT with class token is a classifier and makes no maps")
         tokens, grid = self.tokens(images)
-        c4 = tokens.transpose(1, 2).unflatten(2, grid)  # (B, C, H, W)
+        prefix = tokens.shape[1] - grid[0] * grid[1]
+        c4 = tokens[:, prefix:].transpose(1, 2).unflatten(2, grid)  # (B, C, H, W)
         return [self.finer(c4), c4, F.max_pool2d(c4, 2)]

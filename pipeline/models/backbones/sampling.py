@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.models.attention import without_autocast
+from pipeline.models.backbones.attention import without_autocast
 
 OUTSIDE = ("zeros", "border")
 

@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.norms import BatchNorm2d
-from pipeline.models.vit import ViT
+from pipeline.models.backbones.base import BatchNorm2d
+from pipeline.models.backbones.vit import ViT
 
 NORMS = ("layer", "batch", "none")
 
@@ -66,7 +66,7 @@ class ViTClassifier(nn.Module):
     Parameters
     ----------
     backbone : ViT
-        Built with ``class_token=True``.
+        Built with ``ViTOptions(class_token=True)``; its layer for the stride-8 map is not used.
     num_classes : int
         Length of the logits.
     """
@@ -74,7 +74,7 @@ class ViTClassifier(nn.Module):
     def __init__(self, backbone: ViT, num_classes: int = 1000) -> None:
         super().__init__()
         if backbone.class_token is None:
-            raise ValueError("the classifier reads the class token: build ViT(class_token=True)")
+            raise ValueError("needs a class token: ViT(options=ViTOptions(class_token=True))")
         self.backbone, self.head = backbone, head(backbone.dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.models.attention import MASKED, biased_attention
+from pipeline.models.backbones.attention import MASKED, biased_attention
 
 
 def relative_places(window: int) -> Tensor:

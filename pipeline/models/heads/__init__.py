@@ -1,0 +1,1 @@
+"""Heads: the levels of a pyramid to detections, and the loss that they learn from."""
