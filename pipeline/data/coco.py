@@ -38,7 +38,7 @@ def load_coco(path: Path) -> dict[str, Any]:
     for key in _LISTS:
         if not isinstance(coco.get(key), list):
             raise DescryError(
-                f"{path}: '{key}' is {_shown(coco.get(key))}; a COCO detection file has a list "
+                f"{path}: '{key}' is {shown(coco.get(key))}; a COCO detection file has a list "
                 f"there. Give the file with images, annotations and categories."
             )
     check = _Check(path)
@@ -62,7 +62,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise DescryError(f"{path}: cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
         raise DescryError(
-            f"{path}: the top level is {_shown(content)}; a COCO file is an object with "
+            f"{path}: the top level is {shown(content)}; a COCO file is an object with "
             f"{', '.join(_LISTS)}"
         )
     return content
@@ -76,7 +76,7 @@ class _Check:
 
     def fail(self, where: str, key: str, value: object, wanted: str) -> DescryError:
         """Build the error for one wrong value."""
-        return DescryError(f"{self.path}: {where}.{key} is {_shown(value)}; it must be {wanted}")
+        return DescryError(f"{self.path}: {where}.{key} is {shown(value)}; it must be {wanted}")
 
     def ids(self, name: str, entries: list[Any], keys: Mapping[str, type]) -> set[int]:
         """Check required keys and unique ids of one list; return the ids."""
@@ -84,7 +84,7 @@ class _Check:
         for i, entry in enumerate(entries):
             where = f"{name}[{i}]"
             if not isinstance(entry, dict):
-                raise DescryError(f"{self.path}: {where} is {_shown(entry)}, not an object")
+                raise DescryError(f"{self.path}: {where} is {shown(entry)}, not an object")
             number = self.value(where, entry, "id", int)
             if number in seen:
                 raise DescryError(
@@ -102,6 +102,10 @@ class _Check:
         wanted = {int: "a whole number", str: "a text", list: "a list of 4 numbers"}[kind]
         if not isinstance(value, kind) or isinstance(value, bool):
             raise self.fail(where, key, value, wanted)
+        if kind is int and not is_whole(value):
+            raise self.fail(where, key, value, "a whole number below 2**63")
+        if kind is str and not _is_unicode(value):
+            raise self.fail(where, key, value, "a text of whole Unicode characters")
         if key in ("width", "height") and entry[key] <= 0:
             raise self.fail(where, key, value, "a positive number of pixels")
         if kind is str and not value:
@@ -116,7 +120,7 @@ class _Check:
             if self.value(where, entry, key, int) not in known:
                 raise self.fail(where, key, entry[key], f"an id that stands in {key[:-3]}s")
         box = entry["bbox"]
-        if len(box) != 4 or not all(_is_finite(v) for v in box):
+        if len(box) != 4 or not all(is_finite(v) for v in box):
             raise self.fail(where, "bbox", box, "[x, y, width, height], finite numbers")
         if box[2] < 0 or box[3] < 0:
             raise self.fail(where, "bbox", box, "of non-negative width and height")
@@ -124,16 +128,33 @@ class _Check:
         if crowd not in (0, 1):
             raise self.fail(where, "iscrowd", crowd, "0 or 1")
         area = entry.setdefault("area", box[2] * box[3])
-        if not _is_finite(area) or area < 0:
+        if not is_finite(area) or area < 0:
             raise self.fail(where, "area", area, "a finite number of square pixels")
 
 
-def _is_finite(value: object) -> bool:
-    """Whether `value` is a number, not a bool, not NaN and not infinite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_finite(value: object) -> bool:
+    """Whether `value` is a number that a float holds, not a bool, not NaN and not infinite."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
-def _shown(value: object) -> str:
+def is_whole(value: object) -> bool:
+    """Whether `value` is a whole number of at most 64 bits, not a bool."""
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether `text` can be written: JSON may hold half a character, such as ``"\\ud800"``."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(value: object) -> str:
     """A value as the message shows it: short, absent ones named so."""
     if value is None:
         return "missing"

@@ -1,7 +1,6 @@
 """Detections as COCO results: sorted and rounded, so that equal runs give equal bytes."""
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.atomic import replacing
+from pipeline.data.coco import is_finite, is_whole, shown
 from pipeline.errors import DescryError
 
 BOX_DECIMALS = 2  # hundredths of a pixel
@@ -79,7 +79,7 @@ def iterate_results(path: Path) -> Iterator[dict]:
             raise DescryError(f"{path}: detection {i}: {problem}")
         if "id" in row:
             if row["id"] in seen:
-                raise DescryError(f"{path}: detection {i}: id {row['id']!r} occurs twice")
+                raise DescryError(f"{path}: detection {i}: id {shown(row['id'])} occurs twice")
             seen.add(row["id"])
         yield row
 
@@ -129,21 +129,20 @@ def _skip(text: str, place: int) -> int:
 
 def _problem(row: object) -> str:
     if not isinstance(row, dict):
-        return f"must be an object, not {row!r}"
+        return f"must be an object, not {shown(row)}"
     for key in ("image_id", "category_id", "bbox", "score"):
         if key not in row:
             return f"has no {key!r}"
     for key in ("image_id", "category_id"):
-        if type(row[key]) is not int:
-            return f"{key} must be a whole number, not {row[key]!r}"
+        if not is_whole(row[key]):
+            return f"{key} must be a whole number below 2**63, not {shown(row[key])}"
+    if not isinstance(row.get("id", 0), int | str):
+        return f"id must be a whole number, not {shown(row['id'])}"
     bbox = row["bbox"]
     numbers = [*bbox, row["score"]] if isinstance(bbox, list) and len(bbox) == 4 else None
-    if numbers is None or not all(map(_is_finite, numbers)):
-        return f"bbox must be 4 finite numbers and score one, not {bbox!r}, {row['score']!r}"
+    if numbers is None or not all(map(is_finite, numbers)):
+        given = f"{shown(bbox)}, {shown(row['score'])}"
+        return f"bbox must be 4 finite numbers and score one, not {given}"
     if bbox[2] < 0 or bbox[3] < 0:
         return f"bbox [x, y, width, height] has a negative size: {bbox}"
     return ""
-
-
-def _is_finite(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
