@@ -104,7 +104,7 @@ class _Check:
             raise self.fail(where, key, value, wanted)
         if kind is int and not is_whole(value):
             raise self.fail(where, key, value, "a whole number below 2**63")
-        if kind is str and not _is_unicode(value):
+        if kind is str and not _is_unicode(str(value)):
             raise self.fail(where, key, value, "a text of whole Unicode characters")
         if key in ("width", "height") and entry[key] <= 0:
             raise self.fail(where, key, value, "a positive number of pixels")
@@ -146,7 +146,7 @@ def is_whole(value: object) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether `text` can be written: JSON may hold half a character, such as ``"\\ud800"``."""
+    """Whether `text` can be written; JSON may hold half of a character's pair of codes."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
