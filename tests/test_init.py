@@ -95,6 +95,7 @@ def test_without_data_there_is_a_folder_to_fill(tmp_path):
     [
         (("--data", "nowhere"), "--data nowhere: no such folder"),
         (("--data", "My Cells", "--layout", "voc"), "layout=voc"),
+        (("--data", "My Cells", "--layout", "vco"), "--layout vco: must be one of auto, coco"),
         (("--data", "My Cells", "--augment", "flop"), "flop"),
         (("--data", "My Cells", "--name", "A b"), "--name A b: must be of small letters"),
         (("--data", "My Cells", "--name", "grid"), "grid: is no name for a dataset"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.convert.annotated import LAYOUTS, AnnotatedFolder
 from pipeline.convert.records import Ledger
+from pipeline.convert.registry import FolderParams
 from pipeline.errors import DescryError
 
 
@@ -46,10 +47,12 @@ def look(folder: Path, layout: str = "auto") -> LookedAt:
     """
     if not folder.is_dir():
         raise DescryError(f"--data {folder}: no such folder")
+    if layout not in ("auto", *LAYOUTS):
+        raise DescryError(f"--layout {layout}: must be one of auto, {', '.join(LAYOUTS)}")
     if layout != "auto":
         return _scanned(folder, layout)
     found, errors = [], []
-    for one in LAYOUTS[1:]:
+    for one in LAYOUTS:
         try:
             found.append(_scanned(folder, one))
         except DescryError as error:
@@ -61,7 +64,7 @@ def look(folder: Path, layout: str = "auto") -> LookedAt:
 
 
 def _scanned(folder: Path, layout: str) -> LookedAt:
-    source = AnnotatedFolder(folder, layout=layout)
+    source = AnnotatedFolder(folder, FolderParams(layout=layout))  # type: ignore[arg-type]
     ledger = Ledger()
     images, boxes = 0, Counter[str]()
     for record in source.scan(ledger):

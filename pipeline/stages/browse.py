@@ -9,7 +9,8 @@ from pipeline.browse.review import Review
 from pipeline.browse.server import BrowseServer
 from pipeline.browse.session import Session
 from pipeline.browse.sources import Detector, open_splits
-from pipeline.config import AugmentName, Params
+from pipeline.config import Params
+from pipeline.convert.registry import AugmentName
 from pipeline.data.intensity import Intensity
 from pipeline.models.thresholds import OperatingPoint
 from pipeline.stages import DATASETS, RUNS
@@ -44,7 +45,7 @@ def browse(params: Params, what: str, options: BrowseOptions) -> BrowseServer:
         detector=_detector(params, options.checkpoint),
         threshold=options.threshold,
     )
-    first = getattr(params.augment, name) if named else "flip"
+    first = params.augment[name] if named else "flip"
     recipes = (first, *(recipe for recipe in get_args(AugmentName) if recipe != first))
     intensity = Intensity(**asdict(params.intensity))
     session = Session(Collection(splits), Review(options.review), intensity, what, recipes)
