@@ -235,6 +235,14 @@ def validate(tree: Mapping[str, Any], name: str = "params.yaml") -> Params:
     return replace(params, convert=convert)
 
 
+def allowed(key: str) -> str:
+    """What a key of params.yaml may be, in words."""
+    first, *rest = key.split(".")
+    if first == "convert":
+        return _convert(tuple(built_in().values())).allowed(rest)
+    return _PARAMS.allowed([first, *rest])
+
+
 def _own_datasets(convert: Any) -> tuple[str, ...]:
     """Names of the groups in `convert` that are not of a built-in dataset."""
     if not isinstance(convert, Mapping):

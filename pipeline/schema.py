@@ -47,7 +47,7 @@ class Schema(Generic[T]):
             return f"{key} = {value!r} must be a group with a key for each dataset"
         if item["type"] in ("dataclass_type", "dataclass_exact_type"):
             return f"{key} = {value!r} must be a group of keys: {', '.join(self._keys(where))}"
-        return f"{key} = {value!r} is not allowed: must be {self._allowed(where)}"
+        return f"{key} = {value!r} is not allowed: must be {self.allowed(where)}"
 
     def _keys(self, where: Sequence[str]) -> list[str]:
         return list(self._at(where).get("properties", {}))
@@ -63,12 +63,13 @@ class Schema(Generic[T]):
                 node = root["$defs"][node["$ref"].rsplit("/", 1)[-1]]
         return node
 
-    def _allowed(self, where: Sequence[str]) -> str:
+    def allowed(self, where: Sequence[str]) -> str:
+        """What the value at a path of keys may be, in words."""
         node = self._at(where)
         if "anyOf" in node:
             return " or ".join(_words(choice) for choice in node["anyOf"])
         if node.get("type") == "array":
-            return f"a list of {self._allowed([*where, '0']).removeprefix('a list of ')}"
+            return f"a list of {self.allowed([*where, '0']).removeprefix('a list of ')}"
         return _words(node)
 
 
@@ -81,7 +82,7 @@ def _words(node: Mapping[str, Any]) -> str:
     words = [kind.get(node.get("type", ""), "text")]
     limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
     limits |= {"exclusiveMaximum": "below", "multipleOf": "a multiple of"}
-    words += [f"{text} {node[key]:g}" for key, text in limits.items() if key in node]
+    words += [f"{text} {node[key]:.10g}" for key, text in limits.items() if key in node]
     return ", ".join(words)
 
 
