@@ -31,7 +31,7 @@ from machine import machine
 
 from pipeline.atomic import write_json
 from pipeline.convert import open_source
-from pipeline.convert.engine.report import Settings
+from pipeline.convert.engine.report import ConversionSettings
 from pipeline.convert.engine.split import Fractions
 from pipeline.convert.engine.writer import Conversion
 from pipeline.versions import versions
@@ -92,7 +92,7 @@ def measure(raw: Path, out: Path, workers: int) -> dict[str, Any]:
     """Convert once, in this process, which must be fresh."""
     start = time.perf_counter()
     source = open_source("rsna", raw)
-    settings = Settings(seed=0, fractions=Fractions(0.15, 0.2), png_level=1)
+    settings = ConversionSettings(seed=0, fractions=Fractions(0.15, 0.2), png_level=1)
     conversion = Conversion(source, settings, workers or cores())
     report = conversion.run(out)
     wall = time.perf_counter() - start

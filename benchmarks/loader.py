@@ -33,7 +33,7 @@ from gpu_pieces.steps import spread
 from machine import machine
 
 from pipeline.atomic import write_json
-from pipeline.convert import convert
+from pipeline.convert import convert, open_source
 from pipeline.data.cache import CachePlan
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
@@ -54,6 +54,7 @@ def dataset(folder: Path, images: int, *, linked: bool) -> CocoIndex:
     `linked` copies are names of the same file, for epochs of which only the length matters.
     """
     convert(
+        open_source("rsna", ROOT / "datasets/rsna/sample"),
         folder / "coco",
         seed=0,
         val_fraction=0.15,

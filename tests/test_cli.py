@@ -43,7 +43,7 @@ def test_a_dataset_is_converted_outside_of_the_project(yolo):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("convert", "nhi"), "unknown dataset 'nhi': must be one of ccellbio"),
+        (("convert", "nhi"), "unknown dataset 'nhi': must be one of brain_tumor"),
         (("convert", "rsna", "--raw", "nowhere", "--out", "o"), "nowhere: the raw folder of rsna"),
         (("convert", "rsna", "--raw", "raw", "--out", "o"), "this looks like"),
         (("convert", "nih", "-S", "convert.nih.negatives=-1"), "convert.nih.negatives = -1"),

@@ -12,7 +12,7 @@ from toy_source import opened
 
 from pipeline.convert import convert, open_source
 from pipeline.convert.datasets.brain_tumor.cheng_mat import compare_border, to_unsigned
-from pipeline.convert.formats.folders import BadRow, original_name
+from pipeline.convert.formats.folders import InvalidRow, original_name
 from pipeline.convert.formats.yolo import parse_row
 from pipeline.convert.records import Ledger, Record, Source, Unreadable
 from pipeline.errors import DescryError
@@ -345,7 +345,7 @@ def test_rows(text: str, box: tuple[float, ...]) -> None:
     ],
 )
 def test_bad_rows(text: str, reason: str) -> None:
-    with pytest.raises(BadRow) as caught:
+    with pytest.raises(InvalidRow) as caught:
         parse_row(text)
     assert caught.value.reason == reason
 

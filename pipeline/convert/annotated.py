@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.convert.formats.coco import find_coco
 from pipeline.convert.formats.folders import Groups, Layout, Selection, bases
-from pipeline.convert.formats.mask_folders import MaskLayout, Meaning, find_masks, with_boxes
+from pipeline.convert.formats.mask_folders import MaskLayout, MaskMeaning, find_masks, with_boxes
 from pipeline.convert.formats.pictures import read_picture
 from pipeline.convert.formats.slides import read_tile
 from pipeline.convert.formats.tiles import Tiler, Tiling
@@ -66,8 +66,8 @@ class AnnotatedFolder:
     def _selection(self) -> Selection:
         return Selection(self.params.classes)
 
-    def _meaning(self) -> Meaning:
-        return Meaning(self.params.masks, self.params.classes)
+    def _meaning(self) -> MaskMeaning:
+        return MaskMeaning(self.params.masks, self.params.classes)
 
     def _groups(self) -> Groups:
         return Groups(self.raw, self.params.group)

@@ -110,7 +110,7 @@ class FolderParams:
     classes : tuple of str
         The wanted classes, in id order; others are dropped and counted. Empty: all, in the order
         that the dataset declares (YOLO, COCO) or sorted (VOC). YOLO folders without a yaml need
-        them, in index order. Of masks see `formats.mask_folders.Meaning`.
+        them, in index order. Of masks see `formats.mask_folders.MaskMeaning`.
     masks : str
         ``instances``: a value of a mask is an object; ``classes``: it is a class.
     group : str

@@ -11,17 +11,17 @@ import numpy as np
 import pipeline
 from pipeline.atomic import write_csv, write_json
 from pipeline.convert.engine.journal import Journal
-from pipeline.convert.engine.plan import Index, Numbers, Plan, number_of, writable
 from pipeline.convert.engine.report import (
     ANNOTATION,
     DROPPED,
     IMAGE,
     UNUSED,
-    Books,
-    Settings,
+    ConversionCounts,
+    ConversionSettings,
     header,
     most_frequent,
 )
+from pipeline.convert.engine.scan import HashSet, RecordIndex, Scan, number_of, writable
 from pipeline.convert.engine.split import NONE, Assignment, assign_splits, find_copies
 from pipeline.convert.engine.workspace import Workspace
 from pipeline.convert.records import SPLITS, Source
@@ -35,10 +35,10 @@ class Assembly:
 
     source: Source
     space: Workspace
-    plan: Plan
+    scan: Scan
     journal: Journal
-    index: Index
-    settings: Settings
+    index: RecordIndex
+    settings: ConversionSettings
 
     def finish(self) -> dict[str, Any]:
         """Write annotations, list of drops and report into the workspace; return the report.
@@ -49,20 +49,22 @@ class Assembly:
             When no image is left.
         """
         kept = np.flatnonzero(self.index.written)
-        books = Books(self.plan)
+        counts = ConversionCounts(self.scan)
         assigned, codes, twins, within = self._decide(kept)
-        for number in range(self.plan.records):
-            self._tally(number, int(codes[number]), twins.get(number), books)
+        for number in range(self.scan.records):
+            self._tally(number, int(codes[number]), twins.get(number), counts)
         if not len(kept):
             raise DescryError(
-                f"{self.source.raw}: no image could be converted: {most_frequent(books.drops)}"
+                f"{self.source.raw}: no image could be converted: {most_frequent(counts.drops)}"
             )
         self._write_annotations(codes)
         self._sweep(codes)
-        self._account_files(codes, books)
-        report = self._report(books, assigned, len(twins), within)
+        self._account_files(codes, counts)
+        report = self._report(counts, assigned, len(twins), within)
         write_csv(
-            self.space.partial / "dropped.csv", ("kind", "where", "reason", "detail"), books.lines()
+            self.space.partial / "dropped.csv",
+            ("kind", "where", "reason", "detail"),
+            counts.lines(),
         )
         write_json(self.space.partial / "report.json", report)
         return report
@@ -74,20 +76,20 @@ class Assembly:
             index.groups[kept], index.official[kept], index.has_box[kept], self.settings.fractions
         )
         twin, within = find_copies(index.pixels[kept], assigned.codes)
-        codes = np.full(self.plan.records, NONE, np.int8)
+        codes = np.full(self.scan.records, NONE, np.int8)
         codes[kept] = np.where(twin < 0, assigned.codes, NONE)
         twins = {int(kept[i]): int(kept[twin[i]]) for i in np.flatnonzero(twin >= 0)}
         return assigned, codes, twins, within
 
-    def _tally(self, number: int, code: int, twin: int | None, books: Books) -> None:
-        """Enter one record into the books."""
+    def _tally(self, number: int, code: int, twin: int | None, counts: ConversionCounts) -> None:
+        """Enter one record into the counts."""
         entry = self._entry(number)
         if twin is not None:
-            books.duplicate(entry, self._entry(twin)["file"])
+            counts.duplicate(entry, self._entry(twin)["file"])
         elif code == NONE:
-            books.lost(entry)
+            counts.lost(entry)
         else:
-            books.kept(entry, SPLITS[code])
+            counts.kept(entry, SPLITS[code])
 
     def _entry(self, number: int) -> dict[str, Any]:
         return self.journal.at(int(self.index.places[number]))
@@ -134,7 +136,7 @@ class Assembly:
     def _sweep(self, codes: np.ndarray) -> None:
         """Remove images that are not in the output: copies, and what a killed run left."""
         names = (self._entry(number)["file"] for number in np.flatnonzero(codes != NONE).tolist())
-        kept = Numbers(np.fromiter(map(number_of, names), np.uint64))
+        kept = HashSet(np.fromiter(map(number_of, names), np.uint64))
         images = self.space.images
         for name, _, files in os.walk(images, topdown=False):
             folder = Path(name)
@@ -144,34 +146,34 @@ class Assembly:
             if folder != images and not any(folder.iterdir()):
                 folder.rmdir()
 
-    def _account_files(self, codes: np.ndarray, books: Books) -> None:
+    def _account_files(self, codes: np.ndarray, counts: ConversionCounts) -> None:
         """Enter every file of the raw folder once: image, annotation, dropped or unused."""
-        used = Numbers(self.index.paths[codes != NONE])
-        lost = Numbers(self.index.paths[codes == NONE])
-        listed = {drop[1] for drop in books.drops if drop[0] in ("image", "file")}
+        used = HashSet(self.index.paths[codes != NONE])
+        lost = HashSet(self.index.paths[codes == NONE])
+        listed = {drop[1] for drop in counts.drops if drop[0] in ("image", "file")}
         for path in walk(self.source.raw):
             if path in used:
                 kind = IMAGE
-            elif path in self.plan.ledger.annotation_files:
+            elif path in self.scan.ledger.annotation_files:
                 kind = ANNOTATION
             else:
                 kind = DROPPED if path in lost or path in listed else UNUSED
-            books.file(path, kind)
+            counts.file(path, kind)
 
     def _report(
-        self, books: Books, assigned: Assignment, across: int, within: int
+        self, counts: ConversionCounts, assigned: Assignment, across: int, within: int
     ) -> dict[str, Any]:
         """The whole report."""
         return {
             **header(self.source, self.settings),
-            **books.sections(),
-            "splits": books.split_section([name for name, _ in self.source.categories()]),
+            **counts.sections(),
+            "splits": counts.split_section([name for name, _ in self.source.categories()]),
             "split": assigned.words,
             "leakage": {"groups in more than one split": assigned.leaking},
             "duplicates": {"dropped across splits": across, "kept within a split": within},
-            "size mismatches": {"images": len(books.resized), "examples": books.resized[:10]},
-            "remarks on images": dict(sorted(books.notes.items())),
-            "notes of the converter": self.plan.ledger.notes,
+            "size mismatches": {"images": len(counts.resized), "examples": counts.resized[:10]},
+            "remarks on images": dict(sorted(counts.notes.items())),
+            "notes of the converter": self.scan.ledger.notes,
         }
 
 

@@ -24,7 +24,7 @@ RULES = (
 
 
 @dataclass(slots=True)
-class Checked:
+class CheckedBoxes:
     """Boxes of one image after the rules.
 
     Attributes
@@ -41,7 +41,7 @@ class Checked:
     drops: list[Drop] = field(default_factory=list)
 
 
-def check_boxes(boxes: Iterable[Box], width: int, height: int, image: str) -> Checked:
+def check_boxes(boxes: Iterable[Box], width: int, height: int, image: str) -> CheckedBoxes:
     """Apply the rules to the boxes of one image; their order is kept.
 
     In turn: a box with a coordinate that is not finite is dropped; of zero or negative size,
@@ -55,7 +55,7 @@ def check_boxes(boxes: Iterable[Box], width: int, height: int, image: str) -> Ch
     image : str
         Stands for the place of a box that names none.
     """
-    checked = Checked()
+    checked = CheckedBoxes()
     for box in boxes:
         inside = clip(box, width, height)
         reason = _refusal(box, inside)

@@ -1,4 +1,4 @@
-"""The books of a conversion: every row, box, image and file of the input, and what became of it."""
+"""What became of every row, box, image and file of the input, counted."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 import pipeline
 from pipeline import dicom
 from pipeline.convert.engine.boxes import RULES
-from pipeline.convert.engine.plan import Plan, describe
+from pipeline.convert.engine.scan import Scan, describe
 from pipeline.convert.engine.split import Fractions
 from pipeline.convert.engine.worker import box_of_dropped, place
 from pipeline.convert.engine.workspace import FORMAT
@@ -26,7 +26,7 @@ _FILES_APART = 5  # annotation files of one folder and type that are listed one 
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ConversionSettings:
     """Parameters of the conversion itself, beside those of its source."""
 
     seed: int
@@ -44,13 +44,13 @@ class SplitCount:
     classes: Counter[str] = field(default_factory=Counter)
 
 
-class Books:
+class ConversionCounts:
     """Counts of one conversion; the sums are checked before they are reported."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, scan: Scan) -> None:
+        self.scan = scan
         self.drops: list[tuple[str, ...]] = [
-            (drop.kind, drop.where, drop.reason, drop.detail) for drop in plan.ledger.drops
+            (drop.kind, drop.where, drop.reason, drop.detail) for drop in scan.ledger.drops
         ]
         self.images_in = self._scanned("image")
         self.boxes_in = self._scanned("box")
@@ -142,14 +142,14 @@ class Books:
         }
 
     def _rows(self) -> dict[str, Any]:
-        ledger, dropped = self.plan.ledger, self.reasons("row")
+        ledger, dropped = self.scan.ledger, self.reasons("row")
         read = sum(ledger.rows_read.values())
         without_box = sum(ledger.rows_without_box.values())
-        _balance("annotation rows", read, self.plan.box_rows + without_box, dropped)
+        _balance("annotation rows", read, self.scan.box_rows + without_box, dropped)
         return {
             "read": read,
             "read by file": _by_file(ledger.rows_read),
-            "used for boxes": self.plan.box_rows,
+            "used for boxes": self.scan.box_rows,
             "used without a box": without_box,
             "dropped": dropped,
         }
@@ -201,7 +201,7 @@ def _pattern(file: str) -> str:
     return (path.parent / f"*{path.suffix}").as_posix()
 
 
-def header(source: Source, settings: Settings) -> dict[str, Any]:
+def header(source: Source, settings: ConversionSettings) -> dict[str, Any]:
     """Dataset, parameters and rules: what the counts depend on."""
     return {
         "format": FORMAT,

@@ -10,9 +10,9 @@ from typing import Any
 
 import pipeline
 from pipeline.convert.engine.journal import NEVER_REUSED, Journal
-from pipeline.convert.engine.plan import Index, describe
 from pipeline.convert.engine.progress import Progress
-from pipeline.convert.engine.worker import Outcome, Spent, dropped
+from pipeline.convert.engine.scan import RecordIndex, describe
+from pipeline.convert.engine.worker import Outcome, Timings, dropped
 from pipeline.convert.records import Record, Source
 from pipeline.versions import version_of
 from pipeline.work.pool import Crashed
@@ -59,11 +59,16 @@ def _code(source: Source) -> str:
     return digest.hexdigest()
 
 
-class Todo:
+class PendingRecords:
     """Hands out the records that are not finished and enters the results."""
 
     def __init__(
-        self, fingerprint: Fingerprint, journal: Journal, index: Index, images: Path, bar: Progress
+        self,
+        fingerprint: Fingerprint,
+        journal: Journal,
+        index: RecordIndex,
+        images: Path,
+        bar: Progress,
     ) -> None:
         self.fingerprint, self.journal, self.index = fingerprint, journal, index
         self.images, self.bar = images, bar
@@ -90,7 +95,7 @@ class Todo:
         path = self.images / entry["file"]
         return not entry["file"] or (path.is_file() and path.stat().st_size == entry["bytes"])
 
-    def done(self, number: int, result: Any, spent: Spent) -> None:
+    def done(self, number: int, result: Any, spent: Timings) -> None:
         """Enter the result of a worker, and add its time to `spent`."""
         digest, record = self._under_way.pop(number)
         if isinstance(result, Crashed):

@@ -151,7 +151,7 @@ def _draw(groups: np.ndarray, has_box: np.ndarray, fractions: Fractions) -> np.n
 
 
 def shares(groups: int, fractions: Fractions, *, at_least_one: bool) -> tuple[int, int]:
-    """Numbers of groups for val and test out of `groups`; train keeps at least one.
+    """HashSet of groups for val and test out of `groups`; train keeps at least one.
 
     With `at_least_one`, a wanted split is not left empty if there are groups enough for all.
     """

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.atomic import unwritable
-from pipeline.convert.engine.boxes import Checked, check_boxes
+from pipeline.convert.engine.boxes import CheckedBoxes, check_boxes
 from pipeline.convert.records import Box, Drop, Picture, Record, Source, Unreadable
 from pipeline.errors import DescryError
 
@@ -53,7 +53,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Spent:
+class Timings:
     """Seconds of one record: wall clock, and processor time of the worker."""
 
     read: float = 0.0
@@ -80,7 +80,7 @@ class Worker:
     labels: frozenset[str]
     png_level: int
 
-    def __call__(self, record: Record) -> Iterator[tuple[Outcome, Spent]]:
+    def __call__(self, record: Record) -> Iterator[tuple[Outcome, Timings]]:
         """Convert one record and say what became of it.
 
         Raises
@@ -88,7 +88,7 @@ class Worker:
         DescryError
             When a box has an unknown class, or the output cannot be written.
         """
-        spent, start = Spent(), _clock()
+        spent, start = Timings(), _clock()
         try:
             picture = _read(self.source, record)
         except Unreadable as error:
@@ -101,7 +101,7 @@ class Worker:
         spent.total = _since(start)[0]
         yield outcome, spent
 
-    def _keep(self, record: Record, picture: Picture, spent: Spent) -> Outcome:
+    def _keep(self, record: Record, picture: Picture, spent: Timings) -> Outcome:
         """Check boxes and write the image."""
         height, width = picture.pixels.shape[:2]
         checked = check_boxes(picture.boxes, width, height, record.path)
@@ -125,7 +125,7 @@ class Worker:
             attributes={**record.attributes, **picture.attributes},
         )
 
-    def _check_labels(self, checked: Checked) -> None:
+    def _check_labels(self, checked: CheckedBoxes) -> None:
         for box in checked.boxes:
             if box.label not in self.labels:
                 raise DescryError(

@@ -6,12 +6,12 @@ from typing import Any
 
 from pipeline.convert.engine.assemble import Assembly
 from pipeline.convert.engine.journal import Journal
-from pipeline.convert.engine.plan import Index, Plan
 from pipeline.convert.engine.progress import Progress
-from pipeline.convert.engine.report import Settings
-from pipeline.convert.engine.resume import Fingerprint, Todo
+from pipeline.convert.engine.report import ConversionSettings
+from pipeline.convert.engine.resume import Fingerprint, PendingRecords
+from pipeline.convert.engine.scan import RecordIndex, Scan
 from pipeline.convert.engine.split import Fractions
-from pipeline.convert.engine.worker import Spent, Worker, keep_freed_memory
+from pipeline.convert.engine.worker import Timings, Worker, keep_freed_memory
 from pipeline.convert.engine.workspace import Workspace, open_workspace
 from pipeline.convert.records import Source
 from pipeline.errors import DescryError
@@ -66,7 +66,7 @@ def convert(
     """
     return Conversion(
         source,
-        Settings(seed, Fractions(val_fraction, test_fraction), png_level),
+        ConversionSettings(seed, Fractions(val_fraction, test_fraction), png_level),
         workers or cores(),
         progress,
     ).run(out)
@@ -77,12 +77,12 @@ class Conversion:
 
     Attributes
     ----------
-    spent : Spent
+    spent : Timings
         Seconds of all records of this run together, for the benchmark.
     """
 
     def __init__(
-        self, source: Source, settings: Settings, workers: int, progress: bool = True
+        self, source: Source, settings: ConversionSettings, workers: int, progress: bool = True
     ) -> None:
         if workers < 1:
             raise DescryError(f"workers is {workers}; it must be 0 (all cores) or more")
@@ -90,32 +90,32 @@ class Conversion:
             raise DescryError(f"png_level is {settings.png_level}; it must be 0 to 9")
         self.source, self.settings = source, settings
         self.workers, self.progress = workers, progress
-        self.spent = Spent()
+        self.spent = Timings()
 
     def run(self, out: Path) -> dict[str, Any]:
         """Convert into `out`; see `convert`."""
         with open_workspace(out, self.source.raw) as space:
-            plan = Plan(self.source, space.state / "records.pickle")
+            scan = Scan(self.source, space.state / "records.pickle")
             journal = Journal(space.state / "journal")
             try:
                 if len(journal):
                     log.info("%s: going on after %d images", self.source.name, len(journal))
-                index = Index(plan.records, self.settings.seed)
-                self._images(plan, journal, index, space)
-                assembly = Assembly(self.source, space, plan, journal, index, self.settings)
+                index = RecordIndex(scan.records, self.settings.seed)
+                self._images(scan, journal, index, space)
+                assembly = Assembly(self.source, space, scan, journal, index, self.settings)
                 report = assembly.finish()
             finally:
                 journal.close()
             space.publish()
         return report
 
-    def _images(self, plan: Plan, journal: Journal, index: Index, space: Workspace) -> None:
+    def _images(self, scan: Scan, journal: Journal, index: RecordIndex, space: Workspace) -> None:
         """Write all images that the journal does not have yet."""
         labels = frozenset(name for name, _ in self.source.categories())
         worker = Worker(self.source, space.images, labels, self.settings.png_level)
         fingerprint = Fingerprint(self.source, self.settings.png_level)
-        with Progress(self.source.name, plan.records, self.progress) as bar:
-            todo = Todo(fingerprint, journal, index, space.images, bar)
+        with Progress(self.source.name, scan.records, self.progress) as bar:
+            pending = PendingRecords(fingerprint, journal, index, space.images, bar)
             with ProcessPool(worker, self.workers, prepare=keep_freed_memory) as pool:
-                for number, result in pool.run(todo.jobs(plan)):
-                    todo.done(number, result, self.spent)
+                for number, result in pool.run(pending.jobs(scan)):
+                    pending.done(number, result, self.spent)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.convert.formats.folders import (
     SPLIT_NAMES,
-    BadRow,
+    InvalidRow,
     Selection,
     original_name,
     relative,
@@ -84,7 +84,7 @@ class CocoLayout:
             self.used.add(name)
             try:
                 label = self.selection.check(name)
-            except BadRow as bad:
+            except InvalidRow as bad:
                 ledger.drop("row", where, bad.reason, bad.detail)
                 continue
             x, y, width, height = map(float, row["bbox"])

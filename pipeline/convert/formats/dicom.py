@@ -74,7 +74,7 @@ _KEYWORDS = ["PatientAge", "PatientSex", "ViewPosition", "PixelSpacing"]
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class HeaderAttributes:
     """Attributes of one image, and what kept some of them out.
 
     Attributes
@@ -90,7 +90,7 @@ class Description:
     odd_age: bool = False
 
 
-def describe(path: Path) -> Description:
+def describe(path: Path) -> HeaderAttributes:
     """Read the header of one file without its pixels.
 
     A damaged file gives no attributes here; reading its pixels reports it.
@@ -100,7 +100,7 @@ def describe(path: Path) -> Description:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_KEYWORDS)
             texts = {keyword: _text(dataset, keyword) for keyword in _KEYWORDS}
     except Exception:  # pydicom has no common base for what damaged headers raise
-        return Description()
+        return HeaderAttributes()
     age = age_in_years(texts["PatientAge"])
     found: dict[str, object] = {"view_position": texts["ViewPosition"], "sex": texts["PatientSex"]}
     found = {name: value for name, value in found.items() if value}
@@ -109,7 +109,7 @@ def describe(path: Path) -> Description:
     spacing = _spacing(texts["PixelSpacing"])
     if spacing:
         found["original_pixel_spacing_mm"] = spacing
-    return Description(found, odd_age=bool(texts["PatientAge"]) and age is None)
+    return HeaderAttributes(found, odd_age=bool(texts["PatientAge"]) and age is None)
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

@@ -14,7 +14,7 @@ SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "va
 _ROBOFLOW = re.compile(r"^(?P<name>.+?)(_(jpe?g|png|bmp|tiff?|webp))?\.rf\.[0-9A-Za-z]+$", re.I)
 
 
-class BadRow(Exception):
+class InvalidRow(Exception):
     """One annotation row cannot be used.
 
     Parameters
@@ -54,9 +54,9 @@ class Selection:
                 raise DescryError(f"classes: {name!r} stands there twice; each class once.")
 
     def check(self, label: str) -> str:
-        """Return `label`, or raise `BadRow` when it is not among the wanted classes."""
+        """Return `label`, or raise `InvalidRow` when it is not among the wanted classes."""
         if self.classes and label not in self.classes:
-            raise BadRow("class not selected", repr(label))
+            raise InvalidRow("class not selected", repr(label))
         return label
 
     def order(self, found: list[str]) -> list[str]:
@@ -73,7 +73,7 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class FolderPair:
     """A folder of images and the one with what is known of them.
 
     `split` is the official split that the folder's name says, `key` begins the keys of its images.
@@ -85,7 +85,7 @@ class Pair:
     key: str
 
 
-def find_pairs(base: Path, truth: str) -> list[Pair]:
+def find_pairs(base: Path, truth: str) -> list[FolderPair]:
     """Pairs below `base`: ``train/images``, ``images/train`` or ``images``, and `truth` beside.
 
     The first of these three shapes that is present wins; an empty list means none is. By splits,
@@ -94,10 +94,10 @@ def find_pairs(base: Path, truth: str) -> list[Pair]:
     by_split = [(base / n / "images", base / n / truth, n) for n in SPLIT_NAMES]
     by_kind = [(base / "images" / n, base / truth / n, n) for n in SPLIT_NAMES]
     for shape in (by_split, by_kind):
-        found = [Pair(i, t, SPLIT_NAMES[n], n) for i, t, n in shape if i.is_dir()]
+        found = [FolderPair(i, t, SPLIT_NAMES[n], n) for i, t, n in shape if i.is_dir()]
         if found:
             return found
-    flat = Pair(base / "images", base / truth, None, "")
+    flat = FolderPair(base / "images", base / truth, None, "")
     return [flat] if flat.images.is_dir() and flat.truth.is_dir() else []
 
 

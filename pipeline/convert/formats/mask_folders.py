@@ -10,7 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.convert.formats.folders import Pair, find_pairs, images_in, original_name, relative
+from pipeline.convert.formats.folders import (
+    FolderPair,
+    find_pairs,
+    images_in,
+    original_name,
+    relative,
+)
 from pipeline.convert.formats.masks import (
     Extent,
     component_extents,
@@ -27,7 +33,7 @@ _OBJECT = "object"  # the class of instances that were given no name
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class MaskMeaning:
     """What the values of masks say; 0 is background.
 
     Attributes
@@ -36,7 +42,7 @@ class Meaning:
         ``instances``: a value is an object. ``classes``: value n is the nth class, whose objects
         are its 8-connected parts; with a single class all that is not background is of it.
     classes : tuple of str
-        Names; for instances one, or none.
+        ClassNames; for instances one, or none.
 
     Raises
     ------
@@ -91,8 +97,8 @@ class MaskLayout:
     """One dataset of images and masks; boxes are measured where pixels are read (`with_boxes`)."""
 
     raw: Path
-    pairs: list[Pair]
-    meaning: Meaning
+    pairs: list[FolderPair]
+    meaning: MaskMeaning
 
     def names(self) -> list[str]:
         """Class names in id order, used or not."""
@@ -114,13 +120,13 @@ class MaskLayout:
                 ledger.drop("file", mask, "mask without image")
 
 
-def find_masks(base: Path) -> list[Pair]:
+def find_masks(base: Path) -> list[FolderPair]:
     """Image and mask folders below `base`; see `find_pairs`."""
     pairs = find_pairs(base, "masks")
     return pairs if any(pair.truth.is_dir() for pair in pairs) else []
 
 
-def with_boxes(picture: Picture, raw: Path, record: Record, meaning: Meaning) -> Picture:
+def with_boxes(picture: Picture, raw: Path, record: Record, meaning: MaskMeaning) -> Picture:
     """The picture of a record with the boxes that its mask gives.
 
     Raises
@@ -135,7 +141,7 @@ def with_boxes(picture: Picture, raw: Path, record: Record, meaning: Meaning) ->
     return replace(picture, boxes=boxes)
 
 
-def _by_image(pair: Pair, raw: Path, ledger: Ledger) -> dict[str, str]:
+def _by_image(pair: FolderPair, raw: Path, ledger: Ledger) -> dict[str, str]:
     """Path of the mask by the stem of its image, sorted."""
     found: dict[str, str] = {}
     files = sorted(pair.truth.iterdir()) if pair.truth.is_dir() else []

@@ -12,7 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.convert.formats.folders import BadRow, Selection, images_in, original_name, relative
+from pipeline.convert.formats.folders import (
+    InvalidRow,
+    Selection,
+    images_in,
+    original_name,
+    relative,
+)
 from pipeline.convert.records import Box, Ledger, Record
 from pipeline.errors import DescryError
 
@@ -21,7 +27,7 @@ _LISTS = {"test": "test", "val": "val", "train": "train"}
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedImage:
     """Where a split list names an image."""
 
     split: str
@@ -56,7 +62,7 @@ class VocLayout:
         self._account(images, splits, ledger)
 
     def _record(
-        self, path: Path, images: dict[str, Path], splits: dict[str, Listed], ledger: Ledger
+        self, path: Path, images: dict[str, Path], splits: dict[str, ListedImage], ledger: Ledger
     ) -> Record | None:
         file = relative(self.raw, path)
         listed = splits.pop(path.stem, None)
@@ -90,9 +96,9 @@ class VocLayout:
             where = f"{file}:object {number}"
             try:
                 if not with_image:
-                    raise BadRow("annotation without image")
+                    raise InvalidRow("annotation without image")
                 boxes.append(self._box(element, where))
-            except BadRow as bad:
+            except InvalidRow as bad:
                 malformed += bad.reason != "class not selected"
                 ledger.drop("row", where, bad.reason, bad.detail)
         return None if objects and malformed == len(objects) else tuple(boxes)
@@ -101,16 +107,16 @@ class VocLayout:
         x, y, width, height = parse_corners(element.find("bndbox"))
         label = (element.findtext("name") or "").strip()
         if not label:
-            raise BadRow("malformed row", "object without a name")
+            raise InvalidRow("malformed row", "object without a name")
         self.selection.check(label)
         self.found.add(label)
         self.difficult += (element.findtext("difficult") or "0").strip() == "1"
         return Box(x, y, width, height, label, where)
 
-    def _splits(self, ledger: Ledger) -> dict[str, Listed]:
+    def _splits(self, ledger: Ledger) -> dict[str, ListedImage]:
         """Split by image name from ImageSets/Main, the evaluation side first."""
         folder = self.base / "ImageSets" / "Main"
-        splits: dict[str, Listed] = {}
+        splits: dict[str, ListedImage] = {}
         for name, split in _LISTS.items():
             path = folder / f"{name}.txt"
             if path.is_file():
@@ -122,13 +128,13 @@ class VocLayout:
             ledger.claim(relative(self.raw, joint))
         return splits
 
-    def _list(self, path: Path, split: str, splits: dict[str, Listed], ledger: Ledger) -> None:
+    def _list(self, path: Path, split: str, splits: dict[str, ListedImage], ledger: Ledger) -> None:
         """Enter the names of one list; a name of an earlier list stays where it is."""
         file = relative(self.raw, path)
         names = [line.strip() for line in _lines(path) if line.strip()]
         ledger.read(file, len(names))
         for number, name in enumerate(names, 1):
-            first = splits.setdefault(name, Listed(split, file, number))
+            first = splits.setdefault(name, ListedImage(split, file, number))
             if (first.file, first.number) == (file, number):
                 continue
             if path.stem == "trainval":  # names val.txt's images once more
@@ -137,7 +143,9 @@ class VocLayout:
                 where = f"{file}:name {number}"
                 ledger.drop("row", where, "listed twice", f"{name} is already {first.split}")
 
-    def _account(self, images: dict[str, Path], splits: dict[str, Listed], ledger: Ledger) -> None:
+    def _account(
+        self, images: dict[str, Path], splits: dict[str, ListedImage], ledger: Ledger
+    ) -> None:
         """Images without xml, listed names without anything, and what the reader should know."""
         for path in images.values():
             ledger.drop("image", relative(self.raw, path), "image without annotation")
@@ -188,20 +196,20 @@ def parse_corners(element: ElementTree.Element | None) -> tuple[float, float, fl
 
     Raises
     ------
-    BadRow
+    InvalidRow
         When a corner is missing, is not a number, or lies left of or above the first one.
     """
     if element is None:
-        raise BadRow("malformed row", "object without a bndbox")
+        raise InvalidRow("malformed row", "object without a bndbox")
     texts = [element.findtext(name) for name in ("xmin", "ymin", "xmax", "ymax")]
     try:
         x0, y0, x1, y1 = (float(text or "nan") for text in texts)
     except ValueError as error:
-        raise BadRow("malformed row", f"corners {texts}") from error
+        raise InvalidRow("malformed row", f"corners {texts}") from error
     if not all(map(math.isfinite, (x0, y0, x1, y1))):
-        raise BadRow("malformed row", f"corners {texts}")
+        raise InvalidRow("malformed row", f"corners {texts}")
     if x1 < x0 or y1 < y0:
-        raise BadRow("corners reversed", f"corners {texts}")
+        raise InvalidRow("corners reversed", f"corners {texts}")
     return x0 - 1, y0 - 1, x1 - x0 + (x1 > x0), y1 - y0 + (y1 > y0)
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.convert.formats.folders import (
-    BadRow,
-    Pair,
+    FolderPair,
+    InvalidRow,
     Selection,
     find_pairs,
     images_in,
@@ -19,7 +19,7 @@ from pipeline.convert.formats.folders import (
     relative,
 )
 from pipeline.convert.formats.pictures import displayed_size
-from pipeline.convert.formats.yolo_names import Names, find_names
+from pipeline.convert.formats.yolo_names import ClassNames, find_names
 from pipeline.convert.records import Box, Ledger, Record
 from pipeline.errors import DescryError
 
@@ -28,7 +28,7 @@ OVERSHOOT = 0.01
 
 
 @dataclass(slots=True)
-class Tally:
+class YoloCounts:
     """Counts for the notes of the report."""
 
     unlabelled: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Tally:
     outlines: int = 0
 
 
-def find_folders(base: Path) -> list[Pair]:
+def find_folders(base: Path) -> list[FolderPair]:
     """Image and label folders below `base`; see `find_pairs`."""
     return find_pairs(base, "labels")
 
@@ -75,18 +75,18 @@ class YoloLayout:
     ----------
     raw : Path
         Paths in records and reports are relative to it.
-    folders : list of Pair
-    declared : list of Names
+    folders : list of FolderPair
+    declared : list of ClassNames
         Class names by index, the same ones from each place where they were read.
     selection : Selection
         Which of them are wanted.
     """
 
     raw: Path
-    folders: list[Pair]
-    declared: list[Names]
+    folders: list[FolderPair]
+    declared: list[ClassNames]
     selection: Selection = field(default_factory=Selection)
-    tally: Tally = field(default_factory=Tally)
+    counts: YoloCounts = field(default_factory=YoloCounts)
 
     def names(self) -> list[str]:
         """Class names in id order, used or not."""
@@ -105,7 +105,7 @@ class YoloLayout:
             yield from self._folder(folder, ledger)
         self._notes(ledger)
 
-    def _folder(self, folder: Pair, ledger: Ledger) -> Iterator[Record]:
+    def _folder(self, folder: FolderPair, ledger: Ledger) -> Iterator[Record]:
         labels = _label_files(folder)
         for stem, image in images_in(folder.images, self.raw, ledger).items():
             record = self._record(folder, stem, image, labels.pop(stem, None), ledger)
@@ -115,13 +115,13 @@ class YoloLayout:
             self._orphan(path, ledger)
 
     def _record(
-        self, folder: Pair, stem: str, image: Path, label: Path | None, ledger: Ledger
+        self, folder: FolderPair, stem: str, image: Path, label: Path | None, ledger: Ledger
     ) -> Record | None:
         """Record of one image, or None when its label file cannot be used at all."""
         path, size = relative(self.raw, image), displayed_size(image)
         boxes: tuple[Box, ...] | None = ()
         if label is None:
-            self.tally.unlabelled.append(path)
+            self.counts.unlabelled.append(path)
         else:
             boxes = self._boxes(label, size or (1, 1), ledger)
         if boxes is None:  # without its annotation the image would pass for a negative
@@ -136,12 +136,12 @@ class YoloLayout:
         rows = _read_rows(label, file, ledger)
         if rows is None:
             return None
-        self.tally.empty += not rows
+        self.counts.empty += not rows
         for number, text in rows:
             where = f"{file}:{number}"
             try:
                 boxes.append(self._box(text, size, where))
-            except BadRow as bad:
+            except InvalidRow as bad:
                 malformed += bad.reason != "class not selected"
                 ledger.drop("row", where, bad.reason, bad.detail)
         return None if rows and malformed == len(rows) else tuple(boxes)
@@ -149,9 +149,9 @@ class YoloLayout:
     def _box(self, text: str, size: tuple[int, int], where: str) -> Box:
         index, (x0, y0, x1, y1), outline = parse_row(text)
         if index >= len(self.classes):
-            raise BadRow("class id out of range", f"{index} of {len(self.classes)} classes")
+            raise InvalidRow("class id out of range", f"{index} of {len(self.classes)} classes")
         label = self.selection.check(self.classes[index])
-        self.tally.outlines += outline
+        self.counts.outlines += outline
         width, height = size
         # A millionth of a pixel is below what any label file states and above rounding noise.
         x, y = round(x0 * width, 6), round(y0 * height, 6)
@@ -167,18 +167,18 @@ class YoloLayout:
             ledger.drop("file", file, "annotation without image", "empty label file")
 
     def _notes(self, ledger: Ledger) -> None:
-        tally = self.tally
-        if tally.unlabelled:
-            shown = ", ".join(tally.unlabelled[:3])
+        counts = self.counts
+        if counts.unlabelled:
+            shown = ", ".join(counts.unlabelled[:3])
             ledger.note(
-                f"{len(tally.unlabelled)} image(s) have no label file and are kept as images "
+                f"{len(counts.unlabelled)} image(s) have no label file and are kept as images "
                 f"without objects (the YOLO convention; they may be unlabelled): {shown}"
-                + (", ..." if len(tally.unlabelled) > 3 else "")
+                + (", ..." if len(counts.unlabelled) > 3 else "")
             )
-        if tally.empty:
-            ledger.note(f"{tally.empty} label file(s) are empty: images without objects.")
-        if tally.outlines:
-            ledger.note(f"{tally.outlines} row(s) are outlines: their extent is the box.")
+        if counts.empty:
+            ledger.note(f"{counts.empty} label file(s) are empty: images without objects.")
+        if counts.outlines:
+            ledger.note(f"{counts.outlines} row(s) are outlines: their extent is the box.")
 
 
 def parse_row(text: str) -> tuple[int, tuple[float, float, float, float], bool]:
@@ -186,19 +186,19 @@ def parse_row(text: str) -> tuple[int, tuple[float, float, float, float], bool]:
 
     Raises
     ------
-    BadRow
+    InvalidRow
         When the row is not one of the two shapes or its values are not fractions.
     """
     try:
         index, *values = (float(token) for token in text.split())
     except ValueError as error:
-        raise BadRow("malformed row", repr(text)) from error
+        raise InvalidRow("malformed row", repr(text)) from error
     outline = len(values) >= 6 and len(values) % 2 == 0
     if not (outline or len(values) == 4) or index < 0 or not index.is_integer():
-        raise BadRow("malformed row", repr(text))
+        raise InvalidRow("malformed row", repr(text))
     if not all(-OVERSHOOT <= v <= 1 + OVERSHOOT for v in values):
         reason = "coordinate outside 0..1" if all(map(math.isfinite, values)) else "malformed row"
-        raise BadRow(reason, repr(text))
+        raise InvalidRow(reason, repr(text))
     if outline:
         xs, ys = values[0::2], values[1::2]
         return int(index), (min(xs), min(ys), max(xs), max(ys)), True
@@ -206,7 +206,7 @@ def parse_row(text: str) -> tuple[int, tuple[float, float, float, float], bool]:
     return int(index), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), False
 
 
-def _label_files(folder: Pair) -> dict[str, Path]:
+def _label_files(folder: FolderPair) -> dict[str, Path]:
     """Label files by stem, sorted; a folder without any would make every image a negative."""
     found = sorted(folder.truth.glob("*.txt")) if folder.truth.is_dir() else []
     labels = {p.stem: p for p in found if p.name != "classes.txt" and not p.name.startswith(".")}

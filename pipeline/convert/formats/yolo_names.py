@@ -12,7 +12,7 @@ from pipeline.errors import DescryError
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class ClassNames:
     """Class names by index.
 
     Attributes
@@ -36,7 +36,7 @@ class Names:
             ledger.note(text)
 
 
-def find_names(base: Path, raw: Path, images: list[Path], given: tuple[str, ...]) -> Names:
+def find_names(base: Path, raw: Path, images: list[Path], given: tuple[str, ...]) -> ClassNames:
     """Class names from a yaml or classes.txt in `base` or `raw`, else those `given`.
 
     Parameters
@@ -46,7 +46,7 @@ def find_names(base: Path, raw: Path, images: list[Path], given: tuple[str, ...]
     images : list of Path
         The image folders that are used, to compare the yaml's paths with.
     given : tuple of str
-        Names in index order for a dataset without such a file.
+        ClassNames in index order for a dataset without such a file.
 
     Raises
     ------
@@ -59,9 +59,11 @@ def find_names(base: Path, raw: Path, images: list[Path], given: tuple[str, ...]
             return _from_yaml(file, images)
         for listing in (folder / "classes.txt", folder / "labels" / "classes.txt"):
             if listing.is_file():
-                return Names(_checked(listing.read_text("utf-8-sig").split("\n"), listing), listing)
+                return ClassNames(
+                    _checked(listing.read_text("utf-8-sig").split("\n"), listing), listing
+                )
     if given:
-        return Names(given)
+        return ClassNames(given)
     raise DescryError(
         f"{base}: no yaml with class names (key `names`) stands beside the YOLO folders. Put the "
         'dataset\'s data.yaml there, or set `classes`, in index order (e.g. ["negative", '
@@ -79,7 +81,7 @@ def _yaml_in(folder: Path) -> Path | None:
     return next(iter(preferred or found), None)
 
 
-def _from_yaml(file: Path, images: list[Path]) -> Names:
+def _from_yaml(file: Path, images: list[Path]) -> ClassNames:
     try:
         content = yaml.safe_load(file.read_text("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -90,11 +92,11 @@ def _from_yaml(file: Path, images: list[Path]) -> Names:
     count = content.get("nc", len(names))
     if count != len(names):
         raise DescryError(f"{file}: nc is {count!r} but `names` has {len(names)}. Make them agree.")
-    return Names(names, file, _path_notes(content, file, images))
+    return ClassNames(names, file, _path_notes(content, file, images))
 
 
 def _as_list(value: Any, file: Path) -> list[Any]:
-    """Names as a list; the mapping {0: a, 1: b} must count from 0 without gaps."""
+    """ClassNames as a list; the mapping {0: a, 1: b} must count from 0 without gaps."""
     if isinstance(value, dict):
         if sorted(value, key=str) != sorted(range(len(value)), key=str):
             raise DescryError(

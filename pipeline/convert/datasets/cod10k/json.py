@@ -21,7 +21,7 @@ _LISTED = re.compile(r"\[INFO\]\s+(?:.*\s)?(?P<file>\S+\.\w+)\s+(?P<count>\d+)\s
 
 
 @dataclass(slots=True)
-class Entry:
+class ImageAnnotations:
     """What the annotations say of one image.
 
     Attributes
@@ -42,7 +42,7 @@ class Entry:
     mask: str = ""
 
 
-def read_annotations(path: Path, where: str, ledger: Ledger) -> dict[str, Entry]:
+def read_annotations(path: Path, where: str, ledger: Ledger) -> dict[str, ImageAnnotations]:
     """Images of the JSON with their boxes, by file name without folder and extension.
 
     Parameters
@@ -71,7 +71,7 @@ def read_annotations(path: Path, where: str, ledger: Ledger) -> dict[str, Entry]
     )
     if measured:
         ledger.note(f"{where}: {measured} boxes were measured from their segmentation")
-    by_stem: dict[str, Entry] = {}
+    by_stem: dict[str, ImageAnnotations] = {}
     for entry in by_id.values():
         known = by_stem.setdefault(PurePosixPath(entry.file_name).stem, entry)
         if known is not entry:  # the same file under two ids: one image with all boxes
@@ -108,9 +108,11 @@ def _list(content: dict[str, Any], key: str, path: Path) -> list[Any]:
     return value
 
 
-def _images(images: list[Any], where: str, path: Path, ledger: Ledger) -> dict[Any, Entry]:
+def _images(
+    images: list[Any], where: str, path: Path, ledger: Ledger
+) -> dict[Any, ImageAnnotations]:
     """Entries by image id."""
-    by_id: dict[Any, Entry] = {}
+    by_id: dict[Any, ImageAnnotations] = {}
     for index, image in enumerate(images):
         place = f"{where}:images[{index}]"
         file_name = image.get("file_name") if isinstance(image, dict) else None
@@ -118,7 +120,9 @@ def _images(images: list[Any], where: str, path: Path, ledger: Ledger) -> dict[A
         if not isinstance(file_name, str) or not isinstance(identity, int | str):
             ledger.drop("image", place, "malformed image entry", "needs id and file_name")
             continue
-        entry = by_id.setdefault(identity, Entry(file_name.replace("\\", "/"), _size(image)))
+        entry = by_id.setdefault(
+            identity, ImageAnnotations(file_name.replace("\\", "/"), _size(image))
+        )
         if entry.file_name != file_name.replace("\\", "/"):
             raise DescryError(
                 f"{path}: image id {identity!r} stands for {entry.file_name} and for {file_name}: "
@@ -135,7 +139,7 @@ def _size(image: dict[str, Any]) -> tuple[int, int] | None:
     return width, height
 
 
-def _add_row(row: Any, where: str, by_id: dict[Any, Entry], ledger: Ledger) -> bool:
+def _add_row(row: Any, where: str, by_id: dict[Any, ImageAnnotations], ledger: Ledger) -> bool:
     """Turn one annotation into a box of its image, or drop it; True if it had to be measured."""
     if not isinstance(row, dict):
         ledger.drop("row", where, "malformed annotation", f"a {type(row).__name__}, not an object")

@@ -35,7 +35,7 @@ _STRANGERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class SplitPaths:
     """The parts of one split; None for what is not there.
 
     Attributes
@@ -57,14 +57,14 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ReleaseLayout:
     """A recognised packing and its two splits."""
 
     name: str
-    splits: tuple[Places, ...]
+    splits: tuple[SplitPaths, ...]
 
 
-def find_layout(raw: Path) -> Layout:
+def find_layout(raw: Path) -> ReleaseLayout:
     """Recognise how COD10K is packed in `raw` or in one of its direct subfolders.
 
     Raises
@@ -76,7 +76,9 @@ def find_layout(raw: Path) -> Layout:
         for name, candidates in _IMAGES.items():
             images = {s: _first(base, candidates, s, Path.is_dir) for s in SPLIT_NAMES}
             if any(images.values()):
-                return Layout(name, tuple(_places(base, name, s, images) for s in SPLIT_NAMES))
+                return ReleaseLayout(
+                    name, tuple(_places(base, name, s, images) for s in SPLIT_NAMES)
+                )
     raise DescryError(_not_found(raw))
 
 
@@ -91,7 +93,7 @@ def _first(
     return next((path for path in paths if is_wanted(path)), None)
 
 
-def _places(base: Path, name: str, split: str, found: dict[str, Path | None]) -> Places:
+def _places(base: Path, name: str, split: str, found: dict[str, Path | None]) -> SplitPaths:
     """The parts of one split of a recognised packing."""
     images = found[split]
     if images is None:
@@ -101,7 +103,7 @@ def _places(base: Path, name: str, split: str, found: dict[str, Path | None]) ->
             f"{split} counterpart is not (layout {name}). Unpack both official splits."
         )
     objects = images.parent / "GT" if name == "SINet" else _in_split(base, split, "GT_Object")
-    return Places(
+    return SplitPaths(
         split,
         images,
         None if name == "SINet" else _first(base, _JSON[split], split),

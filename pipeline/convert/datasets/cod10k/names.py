@@ -46,7 +46,7 @@ _PATTERN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class ParsedName:
     """What a file name says.
 
     Attributes
@@ -69,7 +69,7 @@ class Name:
     agrees: bool
 
 
-def parse_name(stem: str) -> Name | None:
+def parse_name(stem: str) -> ParsedName | None:
     """Read a file name without its extension; None when it is not of the COD10K pattern."""
     match = _PATTERN.fullmatch(stem)
     if match is None:
@@ -82,7 +82,7 @@ def parse_name(stem: str) -> Name | None:
         _agrees(part["super_number"], super_class, SUPER_CLASSES)
         and _agrees(part["sub_number"], sub_class, SUB_CLASSES)
     )
-    return Name(camouflaged, super_class, sub_class, (part["super"], part["sub"]), agrees)
+    return ParsedName(camouflaged, super_class, sub_class, (part["super"], part["sub"]), agrees)
 
 
 def _agrees(number: str, name: str | None, names: tuple[str, ...]) -> bool:
@@ -90,7 +90,7 @@ def _agrees(number: str, name: str | None, names: tuple[str, ...]) -> bool:
     return not number or name is None or names[int(number) - 1 : int(number)] == (name,)
 
 
-def label_of(name: Name, classes: Classes) -> str | None:
+def label_of(name: ParsedName, classes: Classes) -> str | None:
     """The category of the objects in a CAM image; None when the name gives no known one."""
     return {"single": SINGLE, "super": name.super_class, "sub": name.sub_class}[classes]
 

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.convert.datasets.cod10k import DATASET, Cod10kParams
-from pipeline.convert.datasets.cod10k.json import Entry
-from pipeline.convert.datasets.cod10k.layout import Places, find_layout
+from pipeline.convert.datasets.cod10k.json import ImageAnnotations
+from pipeline.convert.datasets.cod10k.layout import SplitPaths, find_layout
 from pipeline.convert.datasets.cod10k.names import (
-    Name,
+    ParsedName,
     category_list,
     label_of,
     parse_name,
 )
 from pipeline.convert.datasets.cod10k.truth import (
-    Truth,
+    SplitAnnotations,
     compare_with_listing,
     drop_image,
     drop_unseen,
@@ -70,7 +70,7 @@ class Cod10k:
         """One class, the 5 super-classes or the 69 sub-classes, present or not."""
         return category_list(self.params.classes)
 
-    def _scan_split(self, places: Places, ledger: Ledger) -> Iterator[Record]:
+    def _scan_split(self, places: SplitPaths, ledger: Ledger) -> Iterator[Record]:
         """Records of one split; what has no image or no annotation is dropped."""
         truth = load_truth(places, self.params.annotations, self.raw, ledger)
         images = images_in(places.images, self.raw, ledger)
@@ -78,7 +78,10 @@ class Cod10k:
             raise DescryError(f"{places.images}: holds no images. {DATASET.download}")
         contradictions = 0
         for stem, file in images.items():
-            path, entry = relative(self.raw, file), truth.entries.get(stem, Entry(file.name))
+            path, entry = (
+                relative(self.raw, file),
+                truth.entries.get(stem, ImageAnnotations(file.name)),
+            )
             try:
                 name = self._usable(stem, entry)
             except Unreadable as problem:
@@ -97,7 +100,7 @@ class Cod10k:
         drop_unused_masks(places, self.raw, ledger)
         compare_with_listing(truth, images.keys(), places, ledger)
 
-    def _usable(self, stem: str, entry: Entry) -> Name:
+    def _usable(self, stem: str, entry: ImageAnnotations) -> ParsedName:
         """The parsed name of an image that can be used; else `Unreadable` says why not."""
         name = parse_name(stem)
         if name is None:
@@ -118,7 +121,14 @@ class Cod10k:
             )
         return name
 
-    def _record(self, path: str, split: str, name: Name, entry: Entry, truth: Truth) -> Record:
+    def _record(
+        self,
+        path: str,
+        split: str,
+        name: ParsedName,
+        entry: ImageAnnotations,
+        truth: SplitAnnotations,
+    ) -> Record:
         """The record of a usable image."""
         stem = Path(path).stem
         optional = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipeline.convert.datasets.cod10k.json import Entry, read_annotations, read_listing
-from pipeline.convert.datasets.cod10k.layout import Places
+from pipeline.convert.datasets.cod10k.json import ImageAnnotations, read_annotations, read_listing
+from pipeline.convert.datasets.cod10k.layout import SplitPaths
 from pipeline.convert.formats.folders import relative
 from pipeline.convert.formats.masks import (
     Extent,
@@ -35,7 +35,7 @@ _MISSING = {
 
 
 @dataclass(slots=True)
-class Truth:
+class SplitAnnotations:
     """The annotations of one split.
 
     Attributes
@@ -49,11 +49,11 @@ class Truth:
     """
 
     route: Route
-    entries: dict[str, Entry]
+    entries: dict[str, ImageAnnotations]
     listed: dict[str, int]
 
 
-def load_truth(places: Places, wanted: str, raw: Path, ledger: Ledger) -> Truth:
+def load_truth(places: SplitPaths, wanted: str, raw: Path, ledger: Ledger) -> SplitAnnotations:
     """Read the annotations of a split by the route that `wanted` names, or the best there is.
 
     Raises
@@ -77,19 +77,19 @@ def load_truth(places: Places, wanted: str, raw: Path, ledger: Ledger) -> Truth:
     entries = read_annotations(path, where, ledger) if route == "json" else _masks(path, raw)
     lossy = "; an object mask cannot tell animals apart" if route == "object" else ""
     ledger.note(f"{places.split}: boxes from {where} (route {route!r}){lossy}")
-    return Truth(route, entries, _listed(places, raw, ledger))
+    return SplitAnnotations(route, entries, _listed(places, raw, ledger))
 
 
-def _masks(folder: Path, raw: Path) -> dict[str, Entry]:
+def _masks(folder: Path, raw: Path) -> dict[str, ImageAnnotations]:
     """An entry per mask file."""
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
     if not files:
         raise DescryError(f"{folder}: holds no masks. Unpack the release again.")
     paths = {p.stem: relative(raw, p) for p in files}
-    return {stem: Entry(path, mask=path) for stem, path in paths.items()}
+    return {stem: ImageAnnotations(path, mask=path) for stem, path in paths.items()}
 
 
-def _listed(places: Places, raw: Path, ledger: Ledger) -> dict[str, int]:
+def _listed(places: SplitPaths, raw: Path, ledger: Ledger) -> dict[str, int]:
     """The text list of object counts, if it is there."""
     if places.listing is None:
         return {}
@@ -97,19 +97,21 @@ def _listed(places: Places, raw: Path, ledger: Ledger) -> dict[str, int]:
     return read_listing(places.listing)
 
 
-def drop_image(path: str, entry: Entry, problem: Unreadable, ledger: Ledger) -> None:
+def drop_image(path: str, entry: ImageAnnotations, problem: Unreadable, ledger: Ledger) -> None:
     """Drop an image and the annotation rows that belong to it."""
     ledger.drop("image", path, problem.reason, problem.detail)
     for box in entry.boxes:
         ledger.drop("row", box.where, f"its image was dropped: {problem.reason}", path)
 
 
-def drop_unseen(truth: Truth, seen: AbstractSet[str], folder: str, ledger: Ledger) -> None:
+def drop_unseen(
+    truth: SplitAnnotations, seen: AbstractSet[str], folder: str, ledger: Ledger
+) -> None:
     """Drop the annotations whose image is not on disk.
 
     Parameters
     ----------
-    truth : Truth
+    truth : SplitAnnotations
     seen : set of str
         The images on disk, without extension.
     folder : str
@@ -126,7 +128,7 @@ def drop_unseen(truth: Truth, seen: AbstractSet[str], folder: str, ledger: Ledge
             ledger.drop("row", box.where, "annotation without image", entry.file_name)
 
 
-def drop_unused_masks(places: Places, raw: Path, ledger: Ledger) -> None:
+def drop_unused_masks(places: SplitPaths, raw: Path, ledger: Ledger) -> None:
     """Enter the masks that gave no boxes: another route was taken, or their image was dropped."""
     taken = ledger.annotation_files | {drop.where for drop in ledger.drops if drop.kind == "file"}
     for name in _MASK_FOLDERS:
@@ -138,7 +140,7 @@ def drop_unused_masks(places: Places, raw: Path, ledger: Ledger) -> None:
 
 
 def compare_with_listing(
-    truth: Truth, seen: AbstractSet[str], places: Places, ledger: Ledger
+    truth: SplitAnnotations, seen: AbstractSet[str], places: SplitPaths, ledger: Ledger
 ) -> None:
     """Note where the text list and the annotations or the images disagree."""
     if not truth.listed or places.listing is None:

@@ -49,7 +49,7 @@ _CANONICAL = {_key(name): name for name in FINDINGS} | {"infiltrate": "Infiltrat
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DataEntry:
     """One image of Data_Entry: its row and its findings in their canonical spelling."""
 
     row: Row
@@ -88,7 +88,7 @@ def parse_box(row: Row) -> tuple[str, Box]:
     return name, Box(x, y, width, height, label, row.where)
 
 
-def parse_entry(row: Row) -> Entry:
+def parse_entry(row: Row) -> DataEntry:
     """One row of Data_Entry.
 
     Raises
@@ -105,7 +105,7 @@ def parse_entry(row: Row) -> Entry:
     patient = row.fields[3]
     if not patient.isdecimal() or int(patient) != int(name[:8]):
         raise Unreadable(MALFORMED, f"patient {patient!r} is not that of the file name {name}")
-    return Entry(row, tuple(_CANONICAL[_key(label)] for label in labels))
+    return DataEntry(row, tuple(_CANONICAL[_key(label)] for label in labels))
 
 
 def image_name(row: Row) -> str:
@@ -123,7 +123,7 @@ def _check_length(row: Row, *allowed: int) -> None:
         raise Unreadable(MALFORMED, f"{len(row.fields)} fields instead of {longest}")
 
 
-def attributes(entry: Entry) -> dict[str, object]:
+def attributes(entry: DataEntry) -> dict[str, object]:
     """What COCO's image entry tells of the radiograph; what cannot be is left out.
 
     Returns

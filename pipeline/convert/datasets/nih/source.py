@@ -18,7 +18,7 @@ from typing import ClassVar
 from pipeline.convert.datasets.nih import DATASET, NihParams
 from pipeline.convert.datasets.nih.rows import (
     CLASSES,
-    Entry,
+    DataEntry,
     attributes,
     body,
     parse_box,
@@ -124,7 +124,7 @@ class Survey:
 
     images: dict[str, str]
     boxes: dict[str, list[Box]]
-    entries: dict[str, Entry]
+    entries: dict[str, DataEntry]
     listed: set[str]
     ledger: Ledger
 

@@ -26,7 +26,7 @@ _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*", re.ASCII)
 
 
 @dataclass(slots=True)
-class Labels:
+class ImageLabels:
     """What the label table says of one image.
 
     Attributes
@@ -45,8 +45,8 @@ class Labels:
         return [*self.negatives, *(box.where for box in self.boxes)]
 
 
-def read_labels(path: Path, ledger: Ledger) -> tuple[dict[str, Labels], set[str]]:
-    """Labels per image id, and the ids of which a row was refused.
+def read_labels(path: Path, ledger: Ledger) -> tuple[dict[str, ImageLabels], set[str]]:
+    """ImageLabels per image id, and the ids of which a row was refused.
 
     Repeated and malformed rows are dropped. A row without a box proves nothing when another row
     of its image has a box, or has been refused: it is dropped too.
@@ -56,7 +56,7 @@ def read_labels(path: Path, ledger: Ledger) -> tuple[dict[str, Labels], set[str]
     DescryError
         When the table cannot be used as a whole.
     """
-    labels: dict[str, Labels] = defaultdict(Labels)
+    labels: dict[str, ImageLabels] = defaultdict(ImageLabels)
     incomplete: set[str] = set()
     for where, (identity, box) in _parsed(path, _LABEL_COLUMNS, _parse_label, ledger, incomplete):
         _add(labels[identity], identity, box, where, ledger)
@@ -87,7 +87,7 @@ def _parsed(
     incomplete.update(row.fields[first] for row in refused if len(row.fields) > first)
 
 
-def _add(labels: Labels, identity: str, box: Box | None, where: str, ledger: Ledger) -> None:
+def _add(labels: ImageLabels, identity: str, box: Box | None, where: str, ledger: Ledger) -> None:
     """Add one row to an image unless it says nothing new."""
     if box is None:
         known = bool(labels.negatives)

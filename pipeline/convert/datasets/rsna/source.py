@@ -16,7 +16,7 @@ from typing import ClassVar
 from pipeline.convert.datasets.rsna import DATASET, IMAGES, LABELS, RsnaParams
 from pipeline.convert.datasets.rsna.rows import (
     CLASS,
-    Labels,
+    ImageLabels,
     read_findings,
     read_labels,
     read_mapping,
@@ -94,7 +94,7 @@ class Rsna:
             )
         return {name[: -len(".dcm")]: path for name, path in files.items()}
 
-    def _findings(self, labels: Mapping[str, Labels], ledger: Ledger) -> dict[str, str]:
+    def _findings(self, labels: Mapping[str, ImageLabels], ledger: Ledger) -> dict[str, str]:
         """Class per image; without its table, none."""
         path = self.raw / CLASS_INFO
         if not path.is_file():
@@ -133,7 +133,7 @@ class Rsna:
 
 def _drop_unmatched(
     images: Mapping[str, str],
-    labels: Mapping[str, Labels],
+    labels: Mapping[str, ImageLabels],
     incomplete: set[str],
     ledger: Ledger,
 ) -> None:

@@ -17,7 +17,7 @@ from pipeline.errors import DescryError
 NOT_UTF8 = "file name is not UTF-8"
 
 
-class Plan:
+class Scan:
     """Records of a source in order, in a file; the ledger of their scan.
 
     Attributes
@@ -106,7 +106,7 @@ def describe(source: Source) -> dict[str, Any]:
     return chosen | {key: value for key, value in plain.items() if key not in ("raw", "dataset")}
 
 
-class Index:
+class RecordIndex:
     """Arrays over the records: 43 bytes each.
 
     Attributes
@@ -144,7 +144,7 @@ class Index:
             self.pixels[number] = [int(half, 16) for half in halves]
 
 
-class Numbers:
+class HashSet:
     """A set of texts held as sorted 64-bit numbers, 8 bytes each."""
 
     def __init__(self, numbers: np.ndarray) -> None:
