@@ -41,7 +41,7 @@ from pipeline.data.sample import Batch
 from pipeline.models.build import build_detector
 from pipeline.models.params import DetectorSpec
 from pipeline.profile.memory import peak_of
-from pipeline.train.module import parameter_groups
+from pipeline.train.optimisation import parameter_groups
 from pipeline.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]

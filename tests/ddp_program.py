@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-from train_factory import SETTINGS, SPEC, run
+from train_factory import SETTINGS, SPEC, changed, run
 
 from pipeline.data.index import CocoIndex
 from pipeline.data.loader import LoaderPlan, training_loader
@@ -67,7 +67,7 @@ def whole(folder: Path) -> None:
             return step(self, batch, index)
 
         TrainingModule.training_step = dying
-    settings = replace(SETTINGS, ema=0.9, batch_size=IMAGES // who.world)
+    settings = changed(ema=0.9, batch_size=IMAGES // who.world)
     out = folder / os.environ.get("OUT", f"out{who.world}")
     run(folder / "coco", out, settings=settings, scratch=out.with_suffix(".scratch"))
 

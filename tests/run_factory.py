@@ -74,7 +74,7 @@ def about_of(dataset, detector=(), **changes):
             "batch_size": 8,
             "augment": "xray",
             "train_sizes": [],
-            "optimisation": {"lr": 0.001},
+            "lr": 0.001,
             "device": "cpu",
             "processes": 1,
         },

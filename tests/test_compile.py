@@ -13,7 +13,7 @@ from predict_factory import content, rows_of, spot, tiny_model
 from torch import nn
 from torch._dynamo import register_backend
 from torch._inductor.utils import fresh_cache
-from train_factory import SETTINGS, SPEC, make_squares, run, same_bytes
+from train_factory import SPEC, changed, make_squares, run, same_bytes
 
 from pipeline.errors import DescryError
 from pipeline.models.backbones import vit
@@ -26,7 +26,7 @@ CXX = os.environ.get("CXX", "g++")  # as inductor chooses
 needs_compiler = pytest.mark.skipif(
     shutil.which(CXX) is None, reason=f"no C++ compiler {CXX}; install it or set CXX"
 )
-COMPILED = replace(SETTINGS, compiler="inductor")
+COMPILED = changed(compile=True)
 KEEPS_ALL = replace(SPEC, score_threshold=0.0)  # four steps teach no certainty
 
 
@@ -135,7 +135,7 @@ def test_each_shape_is_compiled_by_itself(squares, tmp_path):
         return graph.forward
 
     sizes = (64, 96, 128)
-    settings = replace(SETTINGS, train_sizes=sizes, compiler="recording", epochs=4)
+    settings = changed(train_sizes=sizes, compile=True, compiler="recording", epochs=4)
     run(squares, tmp_path, settings=settings)
     assert {(2, 3, side, side) for side in sizes} <= set(shapes)
 

@@ -14,7 +14,7 @@ from pipeline.models.backbones import acmix_resnet, dat, glnet, swin, vit
 from pipeline.models.build import BACKBONES, build_detector
 from pipeline.models.params import DetectorSpec
 from pipeline.models.pyramid import LEVEL_STRIDES
-from pipeline.train.module import parameter_groups
+from pipeline.train.optimisation import parameter_groups
 
 SIDE = 64
 FAMILIES = sorted(BACKBONES)

@@ -20,7 +20,7 @@ from pipeline.models.build import BACKBONES, build_detector
 from pipeline.models.inference import detect_split
 from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
-from pipeline.train.module import parameter_groups
+from pipeline.train.optimisation import parameter_groups
 
 SAMPLE = Path(__file__).parents[1] / "datasets/brain_tumor/sample"
 IMAGES, SIDE, STEPS, LR = 8, 64, 100, 2e-3

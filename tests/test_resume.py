@@ -12,21 +12,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from train_factory import JUDGE, SETTINGS, SPEC, make_squares, run, same_bytes
+from train_factory import SPEC, changed, make_squares, run, same_bytes
 
 from pipeline.data.index import CocoIndex
 from pipeline.errors import DescryError
-from pipeline.train import identity as identity_module
-from pipeline.train import randomness
-from pipeline.train import scratch as scratch_module
-from pipeline.train.identity import data_digest, identity
+from pipeline.evaluate.operating_point import validate
+from pipeline.train import checkpoint
+from pipeline.train.checkpoint import (
+    RunFolder,
+    data_digest,
+    identity,
+    random_states,
+    restore_random_states,
+)
 from pipeline.train.module import TrainingModule
-from pipeline.train.scratch import Scratch
-from pipeline.train.settings import Judge
+from pipeline.train.settings import Evaluator
 
 FAMILIES = ("vit", "swin", "dat", "acmix_swin", "acmix_resnet", "glnet")
 # with everything that has a state of its own: moving average, accumulation, dropped paths
-FULL = replace(SETTINGS, ema=0.9, accumulate=2, batch_size=1, keep="best")
+FULL = changed(ema=0.9, accumulate=2, batch_size=1, keep="best")
 
 
 SPLITS = ("train", "val")
@@ -55,7 +59,7 @@ def left_alone(squares, tmp_path_factory) -> Path:
 def kill(monkeypatch):
     """kill(place, nth): the nth time that a run comes to this place it dies there."""
 
-    def arm(place: str, nth: int) -> Judge:
+    def arm(place: str, nth: int) -> Evaluator:
         left = nth
 
         def die_or(action):
@@ -75,8 +79,8 @@ def kill(monkeypatch):
             step = die_or(TrainingModule.training_step)
             monkeypatch.setattr(TrainingModule, "training_step", step)
         if place == "writing":
-            monkeypatch.setattr(scratch_module.torch, "save", die_or(torch.save))
-        return replace(JUDGE, scores=die_or(JUDGE.scores)) if place == "validation" else JUDGE
+            monkeypatch.setattr(checkpoint.torch, "save", die_or(torch.save))
+        return die_or(validate) if place == "validation" else validate
 
     yield arm
     monkeypatch.undo()
@@ -89,9 +93,9 @@ def kill(monkeypatch):
 def test_killed_at_any_place_and_started_again(
     squares, left_alone, kill, tmp_path, place, nth, workers
 ):
-    judge = kill(place, nth)
+    evaluator = kill(place, nth)
     with pytest.raises(Killed):
-        run(squares, tmp_path, settings=FULL, judge=judge, workers=workers)
+        run(squares, tmp_path, settings=FULL, evaluator=evaluator, workers=workers)
     kill("nowhere", 0)
     with counting_steps() as steps:
         run(squares, tmp_path, settings=FULL)
@@ -123,16 +127,16 @@ class counting_steps(pytest.MonkeyPatch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_backbone_with_acp_and_cat_repeats_and_resumes(few, kill, tmp_path, family):
     spec = replace(SPEC, backbone=family, drop_path=0.2)
-    settings = replace(SETTINGS, ema=0.9)  # 2 steps an epoch, 2 epochs
+    settings = changed(ema=0.9)  # 2 steps an epoch, 2 epochs
     first, again, killed = (tmp_path / name for name in ("first", "again", "killed"))
     run(few, first, spec, settings)
     run(few, again, spec, settings, workers=1)
     assert same_bytes(first, again) == []
     places = [("step", 2, 0), ("validation", 1, 2), ("writing", 2, 0)]
     for place, nth, workers in places:
-        judge = kill(place, nth)
+        evaluator = kill(place, nth)
         with pytest.raises(Killed):
-            run(few, killed, spec, settings, judge=judge, workers=workers)
+            run(few, killed, spec, settings, evaluator=evaluator, workers=workers)
     kill("nowhere", 0)
     run(few, killed, spec, settings)
     assert same_bytes(first, killed) == []
@@ -140,9 +144,8 @@ def test_every_backbone_with_acp_and_cat_repeats_and_resumes(few, kill, tmp_path
 
 PROGRAM = """
 import os, signal, sys, threading, time
-from dataclasses import replace
 from pathlib import Path
-from train_factory import SETTINGS, run
+from train_factory import changed, run
 
 coco, out, delay = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 
@@ -155,13 +158,13 @@ def end_at_once():
 
 if delay:
     threading.Thread(target=end_at_once, daemon=True).start()
-run(coco, out, settings=replace(SETTINGS, epochs=20), workers=1)
+run(coco, out, settings=changed(epochs=20), workers=1)
 """
 
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments(squares, tmp_path):
-    left_alone = run(squares, tmp_path / "left_alone", settings=replace(SETTINGS, epochs=20))
+    left_alone = run(squares, tmp_path / "left_alone", settings=changed(epochs=20))
     killed = tmp_path / "killed"
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     env = os.environ | {"PYTHONPATH": path}
@@ -190,7 +193,7 @@ def test_a_checkpoint_of_another_configuration_data_or_code_is_not_found(
     content[-20] ^= 1
     picture.write_bytes(content)
     known.add(identity(given, data_digest(splits(other))))
-    monkeypatch.setattr(identity_module, "_code", lambda: "other code")
+    monkeypatch.setattr(checkpoint, "code_digest", lambda stage: "other code")
     known.add(identity(given, data))
     assert len(known) == 4
 
@@ -204,7 +207,7 @@ def test_another_run_in_the_same_scratch_begins_at_the_beginning(squares, kill, 
         run(
             squares,
             tmp_path / "b",
-            settings=replace(SETTINGS, seed=1),
+            settings=changed(seed=1),
             scratch=tmp_path / "scratch",
         )
     assert steps.count == 6
@@ -212,8 +215,8 @@ def test_another_run_in_the_same_scratch_begins_at_the_beginning(squares, kill, 
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path, monkeypatch):
-    scratch = Scratch(tmp_path, "run")
-    scratch.save({"weights": torch.ones(1000)})
+    folder = RunFolder(tmp_path, "run")
+    folder.save({"weights": torch.ones(1000)})
 
     class Full:
         """A file on a disk that has room for a little."""
@@ -234,27 +237,27 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path, monkeypatc
     monkeypatch.setattr(Full, "__enter__", lambda self: self, raising=False)
     monkeypatch.setattr(Full, "__exit__", lambda self, *e: self.stream.close(), raising=False)
     with pytest.raises(DescryError, match=r"checkpoint\.pt: no space left.*about 4 MiB are needed"):
-        scratch.save({"weights": torch.zeros(2**20)})
+        folder.save({"weights": torch.zeros(2**20)})
     monkeypatch.undo()
-    assert torch.equal(scratch.load()["weights"], torch.ones(1000))
-    assert [path.name for path in scratch.folder.iterdir()] == ["checkpoint.pt"]
+    assert torch.equal(folder.load()["weights"], torch.ones(1000))
+    assert [path.name for path in folder.path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_half_written_files_of_a_killed_run_are_cleared_away(tmp_path):
-    scratch = Scratch(tmp_path, "run")
-    scratch.folder.mkdir(parents=True)
-    (scratch.folder / ".checkpoint.pt.123.tmp").write_bytes(b"half")
-    with scratch.claimed(0):
-        assert [path.name for path in scratch.folder.iterdir()] == ["lock"]
-        assert scratch.load() is None
+    folder = RunFolder(tmp_path, "run")
+    folder.path.mkdir(parents=True)
+    (folder.path / ".checkpoint.pt.123.tmp").write_bytes(b"half")
+    with folder.claimed(0):
+        assert [path.name for path in folder.path.iterdir()] == ["lock"]
+        assert folder.load() is None
 
 
 def test_two_processes_do_not_train_the_same(tmp_path):
-    scratch = Scratch(tmp_path, "run")
-    claim = "import sys, pathlib; from pipeline.train.scratch import Scratch\n"
-    claim += "with Scratch(pathlib.Path(sys.argv[1]), 'run').claimed(0): pass"
+    folder = RunFolder(tmp_path, "run")
+    claim = "import sys, pathlib; from pipeline.train.checkpoint import RunFolder\n"
+    claim += "with RunFolder(pathlib.Path(sys.argv[1]), 'run').claimed(0): pass"
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    with scratch.claimed(0):
+    with folder.claimed(0):
         command = [sys.executable, "-c", claim, str(tmp_path)]
         done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode and "another process is training this very configuration" in done.stderr
@@ -265,14 +268,14 @@ def test_a_malicious_or_broken_checkpoint_is_refused(tmp_path):
         def __reduce__(self):
             return Path.touch, (tmp_path / "was_run",)
 
-    scratch = Scratch(tmp_path, "run")
-    scratch.folder.mkdir(parents=True)
-    torch.save({"progress": Evil()}, scratch.checkpoint)
+    folder = RunFolder(tmp_path, "run")
+    folder.path.mkdir(parents=True)
+    torch.save({"progress": Evil()}, folder.checkpoint)
     with pytest.raises(DescryError, match=r"not readable.*remove .*run to train from the begin"):
-        scratch.load()
-    scratch.checkpoint.write_bytes(b"half a checkpoint")
+        folder.load()
+    folder.checkpoint.write_bytes(b"half a checkpoint")
     with pytest.raises(DescryError, match="not readable"):
-        scratch.load()
+        folder.load()
     assert not (tmp_path / "was_run").exists()
 
 
@@ -281,7 +284,7 @@ def test_every_random_generator_goes_on_where_it_was(tmp_path):
         return random.random(), random.gauss(0, 1), np.random.rand(), float(torch.rand(1))
 
     random.gauss(0, 1)  # python keeps a second value for next time
-    torch.save(randomness.capture(), tmp_path / "state.pt")
+    torch.save(random_states(), tmp_path / "state.pt")
     first = draws()
-    randomness.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    restore_random_states(torch.load(tmp_path / "state.pt", weights_only=True))
     assert draws() == first

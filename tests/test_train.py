@@ -1,19 +1,19 @@
 """A training run: what it writes, that it repeats to the bit, and what it refuses."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from train_factory import JUDGE, SETTINGS, make_squares, run, same_bytes
+from train_factory import changed, make_squares, run, same_bytes
 
 from pipeline.data.coco import write_coco
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 from pipeline.evaluate.run import evaluate
 from pipeline.models.saved import SavedModel
+from pipeline.models.thresholds import OperatingPoint
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_two_runs_give_the_same_bytes(squares, trained, tmp_path):
 
 
 def test_another_seed_gives_another_model(squares, trained, tmp_path):
-    run(squares, tmp_path, settings=replace(SETTINGS, seed=1, epochs=1))
+    run(squares, tmp_path, settings=changed(seed=1, epochs=1))
     assert not equal(weights(tmp_path), weights(trained))
 
 
@@ -82,8 +82,11 @@ def test_detections_are_in_pixels_of_the_image_as_given(trained):
 
 def test_the_best_epoch_is_kept_beside_the_last(squares, tmp_path):
     aps = iter([0.1, 0.4, 0.4, 0.2])
-    judge = replace(JUDGE, scores=lambda truth, rows: {"AP": next(aps), "AP50": 0.5})
-    run(squares, tmp_path, settings=replace(SETTINGS, epochs=4, keep="best"), judge=judge)
+
+    def evaluator(truth, rows):
+        return {"AP": next(aps), "AP50": 0.5}, OperatingPoint(0.5, "")
+
+    run(squares, tmp_path, settings=changed(epochs=4, keep="best"), evaluator=evaluator)
     best, last = (SavedModel.load(tmp_path / f"{name}.pt").meta for name in ("best", "last"))
     assert (best["epoch"], best["validation"]["AP"]) == (3, 0.4)  # of equal ones the later
     assert (last["epoch"], last["validation"]["AP"]) == (4, 0.2)
@@ -131,7 +134,7 @@ def test_no_training_images_is_an_error_that_points_to_the_report(tmp_path):
 
 def test_a_step_of_more_batches_than_an_epoch_has_is_refused(squares, tmp_path):
     with pytest.raises(DescryError, match=r"train\.accumulate = 4.*only 3 batches"):
-        run(squares, tmp_path, settings=replace(SETTINGS, accumulate=4))
+        run(squares, tmp_path, settings=changed(accumulate=4))
 
 
 @pytest.mark.parametrize(
@@ -139,13 +142,13 @@ def test_a_step_of_more_batches_than_an_epoch_has_is_refused(squares, tmp_path):
     [
         {"channels_last": True},
         {"gradient_checkpointing": True},
-        pytest.param({"compiler": "eager", "ema": 0.9}, marks=pytest.mark.slow),
-        {"optimisation": replace(SETTINGS.optimisation, fused=True)},
+        pytest.param({"compile": True, "compiler": "eager", "ema": 0.9}, marks=pytest.mark.slow),
+        {"fused": True},
     ],
     ids=str,
 )
 def test_switches_for_speed_and_memory_train(squares, trained, tmp_path, changes):
-    run(squares, tmp_path, settings=replace(SETTINGS, **changes))
+    run(squares, tmp_path, settings=changed(**changes))
     one, two = weights(trained), weights(tmp_path)
     if "ema" not in changes:
         close = {n: torch.allclose(one[n], two[n], rtol=0, atol=5e-3) for n in one}
@@ -155,10 +158,10 @@ def test_switches_for_speed_and_memory_train(squares, trained, tmp_path, changes
 
 
 def test_bf16_trains_except_where_a_cpu_gets_it_wrong(squares, tmp_path):
-    bf16 = replace(SETTINGS, precision="bf16")
+    bf16 = changed(precision="bf16")
     with pytest.raises(DescryError, match=r"bf16 at image_size = 64"):
         run(squares, tmp_path, settings=bf16)
-    run(squares, tmp_path, settings=replace(bf16, image_size=96, epochs=1))
+    run(squares, tmp_path, settings=changed(bf16, image_size=96, epochs=1))
     assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path).values())
 
 

@@ -6,18 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from train_factory import OPTIMISATION, SPEC
+from train_factory import SETTINGS, SPEC
 
+from pipeline.data.loader import ResumableLoader, check_boxes
 from pipeline.data.sample import Sample, collate
 from pipeline.errors import DescryError
 from pipeline.models.build import build_detector
-from pipeline.train.averaging import moving_average
-from pipeline.train.feed import Feed
-from pipeline.train.guards import check_boxes, naming_knobs
-from pipeline.train.module import Steps, TrainingModule, parameter_groups
-from pipeline.train.progress import Progress
-from pipeline.train.schedule import Optimisation, lr_factor
-from pipeline.train.timing import Stopwatch
+from pipeline.train.guards import naming_knobs
+from pipeline.train.module import Steps, TrainingModule
+from pipeline.train.optimisation import lr_factor, moving_average, parameter_groups, scaled_lr
+from pipeline.train.progress import EpochTimer, Progress, epoch_line, history_row, write_history
 
 
 def sample(boxes=(), image_id=42):
@@ -26,12 +24,10 @@ def sample(boxes=(), image_id=42):
     return Sample(image, corners, torch.zeros(len(corners), dtype=torch.int64), image_id)
 
 
-def module_of(tmp_path, **changes):
+def module_of(tmp_path):
     torch.manual_seed(0)
     steps = Steps(images=2, batches=2, accumulate=1, epochs=1)
-    return TrainingModule(
-        build_detector(SPEC), replace(OPTIMISATION, **changes), steps, tmp_path / "dump.json"
-    )
+    return TrainingModule(build_detector(SPEC), SETTINGS.train, steps, tmp_path / "dump.json")
 
 
 def test_a_batch_of_negatives_trains(tmp_path):
@@ -121,23 +117,25 @@ def test_decay_spares_norms_biases_positions_and_gates():
     assert len(decayed) + len(kept) == len(names)
 
 
-def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine():
-    cosine = Optimisation(lr=1.0, lr_batch=16, weight_decay=0, warmup=0.2, final_lr=0.1)
-    at = [lr_factor(step, 10, cosine) for step in range(11)]
-    assert at[:3] == [0.5, 1.0, 1.0]
-    assert at[6] == pytest.approx(0.55)  # half way down
-    assert at[10] == pytest.approx(0.1)
-
-
-def test_the_learning_rate_falls_in_steps():
-    steps = replace(OPTIMISATION, warmup=0.2, schedule="step", milestones=(0.5, 0.8), decay=0.1)
-    at = [lr_factor(step, 10, steps) for step in range(10)]
-    assert at == pytest.approx([0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+@pytest.mark.parametrize(
+    ("changes", "factors"),
+    [
+        # half way down a cosine from 1 to .1 is .55
+        ({"warmup": 0.2, "final_lr": 0.1}, {0: 0.5, 1: 1.0, 2: 1.0, 6: 0.55, 10: 0.1}),
+        (
+            {"schedule": "step", "warmup": 0.2, "milestones": (0.5, 0.8), "decay": 0.1},
+            dict(enumerate([0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])),
+        ),
+    ],
+)
+def test_the_learning_rate_rises_linearly_and_falls(changes, factors):
+    train = replace(SETTINGS.train, **changes)
+    assert {step: lr_factor(step, 10, train) for step in factors} == pytest.approx(factors)
 
 
 def test_the_learning_rate_scales_with_all_images_of_a_step():
     # 2 processes x 4 batches x 8 images = 64 images, 4 times those that 0.001 is for
-    assert replace(OPTIMISATION, lr=1e-3, lr_batch=16).scaled_lr(64) == pytest.approx(4e-3)
+    assert scaled_lr(replace(SETTINGS.train, lr=1e-3, lr_batch=16), 64) == pytest.approx(4e-3)
 
 
 def test_the_moving_average_forgets_the_first_weights_and_leaves_integers_alone():
@@ -169,12 +167,12 @@ class Counted:
 
 
 @pytest.mark.parametrize("place", range(8))
-def test_a_feed_goes_on_at_any_batch(place):
+def test_a_loader_goes_on_at_any_batch(place):
     def ids(epoch, batch):
-        feed = Feed(Counted(epoch, batch), batches=4, epochs=2, epoch=epoch, batch=batch)
+        loader = ResumableLoader(Counted(epoch, batch), 4, 2, epoch, batch)
         before = torch.get_rng_state()
-        found = [batch.image_ids[0] for batch in feed]
-        assert len(feed) == len(found) and torch.equal(before, torch.get_rng_state())
+        found = [batch.image_ids[0] for batch in loader]
+        assert len(loader) == len(found) and torch.equal(before, torch.get_rng_state())
         return found
 
     whole = [0, 1, 2, 3, 10, 11, 12, 13]  # the fifth batch fills no step
@@ -182,10 +180,10 @@ def test_a_feed_goes_on_at_any_batch(place):
 
 
 def test_the_share_of_waiting_leaves_validation_out():
-    feed = Feed(Counted(0, 0), 1, 1, 0, 0)
-    watch = Stopwatch(progress := Progress(), feed)
+    loader = ResumableLoader(Counted(0, 0), 1, 1, 0, 0)
+    timer = EpochTimer(progress := Progress(), loader)
     progress.timing.append({"seconds": 1e6, "waiting": 2e5, "validation": 5e5, "checkpoints": 1e5})
-    assert watch.waiting_share() == pytest.approx(0.5, rel=1e-3)  # 2 of 10 - 5 - 1
+    assert timer.waiting_share() == pytest.approx(0.5, rel=1e-3)  # 2 of 10 - 5 - 1
 
 
 def test_progress_counts_and_closes_an_epoch():
@@ -196,3 +194,16 @@ def test_progress_counts_and_closes_an_epoch():
     progress.next_epoch()
     assert (progress.epoch, progress.batch, progress.sums) == (1, 0, {})
     assert Progress(**progress.plain()) == progress
+
+
+def test_whatever_parts_a_loss_has_stand_in_the_history(tmp_path):
+    losses = {"loss": 3.0, "classification": 1.0, "giou": 0.5, "quality": 1.5}
+    rows = [history_row(1, losses, 1e-3, {}), history_row(2, losses, 5e-4, {"AP": 0.25})]
+    write_history(tmp_path, rows)
+    assert (tmp_path / "history.csv").read_text().splitlines() == [
+        "epoch,loss,classification,giou,quality,lr,val_AP,val_AP50",
+        "1,3.0,1.0,0.5,1.5,1.000e-03,,",
+        "2,3.0,1.0,0.5,1.5,5.000e-04,0.25,",
+    ]
+    words = "loss 3.0, classification 1.0, giou 0.5, quality 1.5, lr 5.000e-04, val_AP 0.25"
+    assert epoch_line(rows[1], 9) == f"epoch 2 of 9: {words}"

@@ -1,18 +1,18 @@
 """Small training runs: bright squares on dark images, micro models, 64 px."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from pipeline.config import Train
 from pipeline.data.coco import write_coco
 from pipeline.data.intensity import Intensity
 from pipeline.evaluate.operating_point import validate
 from pipeline.models.params import DetectorSpec
 from pipeline.train.run import train
-from pipeline.train.schedule import Optimisation
-from pipeline.train.settings import Judge, Machine, Settings
+from pipeline.train.settings import Machine, Settings
 
 SPEC = DetectorSpec(
     backbone="vit",
@@ -23,7 +23,6 @@ SPEC = DetectorSpec(
     pool_layers=1,
     concepts=4,
 )
-OPTIMISATION = Optimisation(lr=5e-4, lr_batch=2, weight_decay=0.05, warmup=0.1, final_lr=0.01)
 SETTINGS = Settings(
     dataset="squares",
     modality=("CR",),
@@ -31,12 +30,8 @@ SETTINGS = Settings(
     intensity=Intensity(),
     epochs=2,
     batch_size=2,
-    optimisation=OPTIMISATION,
     augment="flip",
-    seed=0,
-)
-JUDGE = Judge(
-    lambda truth, rows: validate(truth, rows)[0], lambda truth, rows: validate(truth, rows)[1]
+    train=Train(lr=5e-4, lr_batch=2, warmup=0.1, fused=False),
 )
 SAME = ("model.pt", "last.pt", "best.pt", "history.csv", "about.json")  # in equal runs
 
@@ -69,17 +64,22 @@ def make_squares(folder: Path, counts=(("train", 6), ("val", 3), ("test", 3))) -
 
 
 def run(
-    coco: Path, out: Path, spec=SPEC, settings=SETTINGS, judge=JUDGE, scratch=None, **machine
+    coco: Path, out: Path, spec=SPEC, settings=SETTINGS, evaluator=validate, scratch=None, **machine
 ) -> Path:
     """Train; a checkpoint after every step unless said otherwise."""
     machine = {"checkpoint_minutes": 0.0} | machine
-    train(coco, out, spec, settings, judge, Machine(scratch=scratch or out / "scratch", **machine))
+    train(
+        coco, out, spec, settings, evaluator, Machine(scratch=scratch or out / "scratch", **machine)
+    )
     return out
 
 
-def changed(**optimisation):
-    """SETTINGS with another optimisation."""
-    return replace(SETTINGS, optimisation=replace(OPTIMISATION, **optimisation))
+def changed(settings=SETTINGS, **knobs):
+    """Settings with other values, of their own or of their group `train`."""
+    own = {field.name for field in fields(Settings)}
+    outer = {name: value for name, value in knobs.items() if name in own}
+    inner = {name: value for name, value in knobs.items() if name not in own}
+    return replace(settings, **outer, train=replace(settings.train, **inner))
 
 
 def same_bytes(one: Path, two: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """A detector trained from scratch on one converted dataset."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.config import DatasetName, Params
@@ -13,8 +13,7 @@ from pipeline.stages.machine import lasting, loader_workers, pick_device, pictur
 from pipeline.stages.progress import progress_bar
 from pipeline.train.processes import find_processes
 from pipeline.train.run import train as run
-from pipeline.train.schedule import Optimisation
-from pipeline.train.settings import Judge, Machine, Settings
+from pipeline.train.settings import Machine, Settings
 
 
 def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None) -> Path:
@@ -22,19 +21,15 @@ def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None
     device = pick_device(params.machine.device)
     coco, out = coco or DATASETS / name / "coco", out or RUNS / name / "train"
     spec, settings = detector_spec(params, coco), train_settings(params, name)
-    judge = Judge(
-        lambda truth, rows: validate(truth, rows)[0], lambda truth, rows: validate(truth, rows)[1]
-    )
     machine = train_machine(params, device)
     with progress_bar("steps", find_processes(machine.devices).rank == 0) as progress:
-        run(coco, out, spec, settings, judge, machine, progress)
+        run(coco, out, spec, settings, validate, machine, progress)
     return out / "model.pt"
 
 
 def train_settings(params: Params, name: DatasetName) -> Settings:
     """What decides over a training run's result."""
-    recipe, chosen = params.scale, params.train
-    optimisation = {part.name: getattr(chosen, part.name) for part in fields(Optimisation)}
+    recipe = params.scale
     return Settings(
         dataset=name,
         modality=params.modality[name],
@@ -43,17 +38,8 @@ def train_settings(params: Params, name: DatasetName) -> Settings:
         intensity=Intensity(**asdict(params.intensity)),
         epochs=recipe.epochs[name],
         batch_size=recipe.batch_size,
-        optimisation=Optimisation(**optimisation),
         augment=params.augment[name],
-        seed=chosen.seed,
-        accumulate=chosen.accumulate,
-        ema=chosen.ema,
-        keep=chosen.keep,
-        precision=chosen.precision,
-        deterministic=chosen.deterministic,
-        compiler="inductor" if chosen.compile else "",
-        channels_last=chosen.channels_last,
-        gradient_checkpointing=chosen.gradient_checkpointing,
+        train=params.train,
     )
 
 

@@ -1,6 +1,8 @@
 """What stops a run, and says why and what to do about it."""
 
+import errno
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import Any
 import torch
 
 from pipeline.atomic import write_json
-from pipeline.data.sample import Batch
 from pipeline.errors import DescryError
+
+MIB = 2**20
 
 
 def check_precision(precision: str, device: str, side: int) -> None:
@@ -28,22 +31,6 @@ def check_precision(precision: str, device: str, side: int) -> None:
             f"train.precision = bf16 at image_size = {side} on a CPU gives wrong gradients: "
             "use fp32, or 96 px and more"
         )
-
-
-def check_boxes(batch: Batch) -> None:
-    """Refuse boxes without area; the data path drops them, so one here is a fault.
-
-    Raises
-    ------
-    DescryError
-        Naming the image.
-    """
-    for image_id, boxes in zip(batch.image_ids, batch.boxes, strict=True):
-        if not bool((boxes[:, 2:] > boxes[:, :2]).all()):
-            raise DescryError(
-                f"image {image_id}: a box without area or with a side that is no number reached "
-                f"the loss: {boxes.tolist()}; convert the dataset again or report it"
-            )
 
 
 def check_finite(
@@ -95,3 +82,33 @@ def naming_knobs(knobs: Mapping[str, Any]) -> Iterator[None]:
             "images a step), train.precision: bf16, train.gradient_checkpointing: true, a "
             "smaller image_size (memory grows with its square, or faster)"
         ) from error
+
+
+@contextmanager
+def naming_a_full_disk(path: Path, needed: int) -> Iterator[None]:
+    """Turn "no space left" inside the block into an error that says where and how much.
+
+    Raises
+    ------
+    DescryError
+        With the path, the bytes needed and the bytes free, in MiB.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save hides the former behind the latter
+        if not _is_full(error):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise DescryError(
+            f"{path}: no space left on the disk: about {needed / MIB:.0f} MiB are needed, "
+            f"{free / MIB:.0f} MiB are free. Make room and start again: the last complete "
+            "checkpoint is still there"
+        ) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from pipeline.config import Train
 from pipeline.data.sample import Batch
 from pipeline.errors import DescryError, first_line
 from pipeline.models.detector import Detector
 from pipeline.train.guards import check_finite
-from pipeline.train.schedule import Optimisation, lr_factor
+from pipeline.train.optimisation import lr_factor, parameter_groups, scaled_lr
 
-NO_DECAY = ("positions", "class_token", "gates", "table", "rpb", "slot", "rate")
 SHAPES = 256  # compiled programs; more than configurations can ask for, or torch goes on without
 
 
@@ -53,7 +53,7 @@ class TrainingModule(L.LightningModule):
     Parameters
     ----------
     detector : Detector
-    optimisation : Optimisation
+    train : Train
     steps : Steps
     dump : Path
         What is written when a loss is not finite.
@@ -64,13 +64,13 @@ class TrainingModule(L.LightningModule):
     def __init__(
         self,
         detector: Detector,
-        optimisation: Optimisation,
+        train: Train,
         steps: Steps,
         dump: Path,
         compiler: str = "",
     ) -> None:
         super().__init__()
-        self.detector, self.optimisation, self.steps = detector, optimisation, steps
+        self.detector, self.settings, self.steps = detector, train, steps
         self.dump, self.compiler = dump, compiler
 
     def on_fit_start(self) -> None:
@@ -125,11 +125,11 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over two groups and a schedule that advances with every step."""
-        chosen, total = self.optimisation, self.steps.total
+        chosen, total = self.settings, self.steps.total
         groups = parameter_groups(self.detector, chosen.weight_decay)
         # None lets torch choose, False would turn its grouped form off as well
         fused = True if chosen.fused else None
-        optimizer = AdamW(groups, lr=chosen.scaled_lr(self.steps.images), fused=fused)
+        optimizer = AdamW(groups, lr=scaled_lr(chosen, self.steps.images), fused=fused)
         schedule = LambdaLR(optimizer, lambda step: lr_factor(step, total, chosen))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -145,7 +145,7 @@ class TrainingModule(L.LightningModule):
         are still scaled there; those of bf16 never are.
         """
         given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(given, self.optimisation.clip_norm)
+        nn.utils.clip_grad_norm_(given, self.settings.clip_norm)
 
     @property
     def schedule(self) -> LambdaLR:
@@ -163,16 +163,3 @@ class TrainingModule(L.LightningModule):
     def lr(self) -> float:
         """Learning rate of the next step."""
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices and convolutions; not norms, biases, position tables or scalars."""
-    decay: list[nn.Parameter] = []
-    keep: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        exempt = parameter.ndim <= 1 or name.rsplit(".", 1)[-1].startswith(NO_DECAY)
-        (keep if exempt else decay).append(parameter)
-    return [
-        {"params": decay, "weight_decay": weight_decay},
-        {"params": keep, "weight_decay": 0.0},
-    ]

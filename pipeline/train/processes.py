@@ -94,7 +94,7 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
-def anyone(mine: bool, device: torch.device) -> bool:
+def any_process(mine: bool, device: torch.device) -> bool:
     """Whether any process says yes; all of them hear the same."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return mine

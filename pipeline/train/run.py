@@ -14,26 +14,24 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from pipeline.atomic import replacing, write_json
+from pipeline.config import Train
 from pipeline.data.index import CocoIndex
-from pipeline.data.loader import LoaderPlan, training_loader
+from pipeline.data.loader import LoaderPlan, ResumableLoader, training_loader
 from pipeline.errors import DescryError
 from pipeline.models.build import build_detector
 from pipeline.models.detector import Detector
 from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
-from pipeline.train.about import describe
-from pipeline.train.averaging import moving_average
-from pipeline.train.bookkeeping import Bookkeeper, Shown
-from pipeline.train.feed import Feed
-from pipeline.train.guards import check_precision, naming_knobs
-from pipeline.train.identity import data_digest, identity
-from pipeline.train.live import live_log
+from pipeline.train.callback import Shown, TrainingCallback
+from pipeline.train.checkpoint import RunFolder, data_digest, identity
+from pipeline.train.guards import check_precision, naming_a_full_disk, naming_knobs
+from pipeline.train.loggers import live_log
 from pipeline.train.module import Steps, TrainingModule
+from pipeline.train.optimisation import moving_average
 from pipeline.train.processes import EndsAtOnce, Processes, find_processes, slurm
 from pipeline.train.progress import Progress
-from pipeline.train.scratch import Scratch, naming_a_full_disk
-from pipeline.train.settings import Judge, Machine, Settings
-from pipeline.train.validation import Validation
+from pipeline.train.settings import Evaluator, Machine, Settings
+from pipeline.train.validation import Validator, describe
 
 log = logging.getLogger(__name__)
 PATIENCE = timedelta(hours=6)  # of processes that wait while the first one validates
@@ -44,7 +42,7 @@ def train(
     out: Path,
     spec: DetectorSpec,
     settings: Settings,
-    judge: Judge,
+    evaluator: Evaluator,
     machine: Machine,
     shown: Shown = lambda done, total, note: None,
 ) -> None:
@@ -65,31 +63,33 @@ def train(
     """
     _settle()
     sides = settings.train_sizes or (settings.image_size,)
-    check_precision(settings.precision, machine.device, min(sides))
+    check_precision(settings.train.precision, machine.device, min(sides))
     training = CocoIndex(coco / "annotations/train.json", coco / "images")
     validation = CocoIndex(coco / "annotations/val.json", coco / "images")
     if len(training) == 0:
         raise DescryError(f"{training.path}: no training images; see {coco / 'report.json'}")
-    who = find_processes(machine.devices)
+    processes = find_processes(machine.devices)
     data = data_digest([training, validation])
-    scratch = Scratch(machine.scratch, identity(_parameters(spec, settings, machine, who), data))
-    with scratch.claimed(who.rank):
-        state = scratch.load()
-        progress = _progress(state, who.rank)
-        feed, steps = _feed(training, settings, machine, who, progress)
-        about = describe(settings, training, data, steps, machine.device, who.world)
-        detector = _detector(spec, settings, who.rank)
-        judged = Validation(detector, spec, about, validation, judge, settings.batch_size)
-        books = Bookkeeper(progress, state, feed, judged, scratch, out)
-        books.minutes, books.shown = machine.checkpoint_minutes, shown
-        dump = scratch.folder / f"not_finite-{who.rank}.json"
-        module = TrainingModule(detector, settings.optimisation, steps, dump, settings.compiler)
-        watched = machine.track and who.rank == 0
-        with naming_knobs(_knobs(settings)), live_log(out / "live", watched) as books.log_row:
-            _fit(module, feed, books, settings, machine, who)
-        if who.rank == 0:
-            _finish(scratch, progress, settings.keep, out)
-            log.info("%.1f%% of the time waited for data", 100 * books.watch.waiting_share())
+    name = identity(_parameters(spec, settings, machine, processes), data)
+    folder = RunFolder(machine.scratch, name)
+    with folder.claimed(processes.rank):
+        state = folder.load()
+        progress = _progress(state, processes.rank)
+        loader, steps = _loader(training, settings, machine, processes, progress)
+        about = describe(settings, training, data, steps, machine.device, processes.world)
+        detector = _detector(spec, settings, processes.rank)
+        validator = Validator(detector, spec, about, validation, evaluator, settings.batch_size)
+        callback = TrainingCallback(progress, state, loader, validator, folder, out)
+        callback.minutes, callback.shown = machine.checkpoint_minutes, shown
+        dump = folder.path / f"not_finite-{processes.rank}.json"
+        compiler = settings.compiler if settings.train.compile else ""
+        module = TrainingModule(detector, settings.train, steps, dump, compiler)
+        watched = machine.track and processes.rank == 0
+        with naming_knobs(_knobs(settings)), live_log(out / "live", watched) as callback.log_row:
+            _fit(module, loader, callback, settings.train, machine, processes)
+        if processes.rank == 0:
+            _finish(folder, progress, settings.train.keep, out)
+            log.info("%.1f%% of the time waited for data", 100 * callback.timer.waiting_share())
 
 
 def _settle() -> None:
@@ -103,23 +103,24 @@ def _settle() -> None:
 
 def _detector(spec: DetectorSpec, settings: Settings, rank: int) -> Detector:
     """Freshly drawn weights, the same in all processes; what they draw later differs."""
-    L.seed_everything(settings.seed, verbose=False)
-    detector = build_detector(spec, checkpointing=settings.gradient_checkpointing)
-    if settings.channels_last:
+    seed = settings.train.seed
+    L.seed_everything(seed, verbose=False)
+    detector = build_detector(spec, checkpointing=settings.train.gradient_checkpointing)
+    if settings.train.channels_last:
         detector = detector.to(memory_format=torch.channels_last)
     if rank:
-        L.seed_everything(settings.seed + rank, verbose=False)
+        L.seed_everything(seed + rank, verbose=False)
     return detector
 
 
 def _parameters(
-    spec: DetectorSpec, settings: Settings, machine: Machine, who: Processes
+    spec: DetectorSpec, settings: Settings, machine: Machine, processes: Processes
 ) -> dict[str, Any]:
     """All that decides over a run's bits, besides data and code."""
     on_gpu = machine.device == "cuda"
     where = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
     given = {"detector": asdict(spec), "settings": asdict(settings)}
-    return given | {"device": where, "processes": who.world}
+    return given | {"device": where, "processes": processes.world}
 
 
 def _progress(state: dict[str, Any] | None, rank: int) -> Progress:
@@ -131,90 +132,95 @@ def _progress(state: dict[str, Any] | None, rank: int) -> Progress:
     return progress
 
 
-def _feed(
-    training: CocoIndex, settings: Settings, machine: Machine, who: Processes, progress: Progress
-) -> tuple[Feed, Steps]:
+def _loader(
+    training: CocoIndex,
+    settings: Settings,
+    machine: Machine,
+    processes: Processes,
+    progress: Progress,
+) -> tuple[ResumableLoader, Steps]:
     """The batches that are left, and the arithmetic of the whole run."""
     plan = LoaderPlan(
         image_size=settings.image_size,
         intensity=settings.intensity,
         augment=settings.augment,
-        seed=settings.seed,
+        seed=settings.train.seed,
         batch_size=settings.batch_size,
         sizes=settings.train_sizes,
         workers=machine.workers,
         cache=machine.cache,
-        rank=who.rank,
-        world_size=who.world,
+        rank=processes.rank,
+        world_size=processes.world,
         first_epoch=progress.epoch,
         skip_batches=progress.batch,
         pin_memory=machine.device == "cuda",
     )
     loader = training_loader(training, plan)
-    batches = len(loader) // settings.accumulate * settings.accumulate
+    accumulate = settings.train.accumulate
+    batches = len(loader) // accumulate * accumulate
     if batches == 0:
         raise DescryError(
-            f"train.accumulate = {settings.accumulate}: an epoch of {training.path} has only "
+            f"train.accumulate = {accumulate}: an epoch of {training.path} has only "
             f"{len(loader)} batches; lower it or batch_size"
         )
-    images = loader.batch_sampler.batch_size * who.world * settings.accumulate  # type: ignore[union-attr]
-    feed = Feed(loader, batches, settings.epochs, progress.epoch, progress.batch)
-    return feed, Steps(images, batches, settings.accumulate, settings.epochs)
+    images = loader.batch_sampler.batch_size * processes.world * accumulate  # type: ignore[union-attr]
+    left = ResumableLoader(loader, batches, settings.epochs, progress.epoch, progress.batch)
+    return left, Steps(images, batches, accumulate, settings.epochs)
 
 
 def _fit(
     module: TrainingModule,
-    feed: Feed,
-    books: Bookkeeper,
-    settings: Settings,
+    loader: ResumableLoader,
+    callback: TrainingCallback,
+    train: Train,
     machine: Machine,
-    who: Processes,
+    processes: Processes,
 ) -> None:
-    if settings.ema:
-        books.average = moving_average(settings.ema)
+    if train.ema:
+        callback.average = moving_average(train.ema)
     trainer = L.Trainer(
-        max_epochs=1,  # of a feed that holds them all
+        max_epochs=1,  # of a loader that holds them all
         accelerator={"cuda": "gpu"}.get(machine.device, machine.device),
-        devices=who.devices,
-        num_nodes=who.nodes,
-        strategy=DDPStrategy(timeout=PATIENCE) if who.world > 1 else "auto",
-        precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=settings.optimisation.clip_norm,
-        deterministic=settings.deterministic,
+        devices=processes.devices,
+        num_nodes=processes.nodes,
+        strategy=DDPStrategy(timeout=PATIENCE) if processes.world > 1 else "auto",
+        precision="bf16-mixed" if train.precision == "bf16" else "32-true",
+        accumulate_grad_batches=train.accumulate,
+        gradient_clip_val=train.clip_norm,
+        deterministic=train.deterministic,
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
         use_distributed_sampler=False,
-        # the average first: it must have seen a step before the books are kept of it
-        callbacks=[callback for callback in (books.average, books, EndsAtOnce()) if callback],
+        # the average first: it must have seen a step before that step is counted
+        callbacks=[each for each in (callback.average, callback, EndsAtOnce()) if each],
         plugins=slurm(),
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
-        trainer.fit(module, feed)
+        trainer.fit(module, loader)
 
 
 def _knobs(settings: Settings) -> dict[str, Any]:
     """What decides over memory."""
     return {
         "batch_size": settings.batch_size,
-        "train.accumulate": settings.accumulate,
-        "train.precision": settings.precision,
-        "train.gradient_checkpointing": settings.gradient_checkpointing,
+        "train.accumulate": settings.train.accumulate,
+        "train.precision": settings.train.precision,
+        "train.gradient_checkpointing": settings.train.gradient_checkpointing,
         "image_size": max(settings.train_sizes, default=settings.image_size),
     }
 
 
-def _finish(scratch: Scratch, progress: Progress, keep: str, out: Path) -> None:
+def _finish(folder: RunFolder, progress: Progress, keep: str, out: Path) -> None:
     """Hand the models over and forget the run."""
-    found = {"last": scratch.last, "best": scratch.best(progress.best["epoch"])}
+    found = {"last": folder.last, "best": folder.best(progress.best["epoch"])}
     for name, source in {**found, "model": found[keep]}.items():
         _copy(source, out / f"{name}.pt")
     model = SavedModel.load(out / "model.pt")
     write_json(out / "about.json", model.meta | {"detector": asdict(model.spec)})
-    scratch.remove()
+    folder.remove()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import Train
 from pipeline.data.cache import CachePlan
 from pipeline.data.intensity import Intensity
 from pipeline.models.thresholds import OperatingPoint
-from pipeline.train.schedule import Optimisation
+
+# (COCO file, results) -> {"AP": ..., "AP50": ...}, and the scores from which on detections count;
+# how a run is judged on its validation split, which the evaluation room provides
+Evaluator = Callable[[Path, list[dict]], tuple[dict[str, Any], OperatingPoint]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +33,14 @@ class Settings:
     epochs : int
     batch_size : int
         Images of one process's batch.
-    optimisation : Optimisation
     augment : str
         Name of an augmentation recipe.
-    seed : int
+    train : Train
+        Optimisation, precision and what else stands under `train` in params.yaml.
     train_sizes : tuple of int
         Sides of multi-scale training; empty: `image_size` alone.
-    accumulate : int
-        Batches of a step.
-    ema : float
-        Decay of the moving average of the weights; 0: none.
-    keep : {"last", "best"}
-        Which weights become ``model.pt``.
-    precision : {"fp32", "bf16"}
-        bf16 is autocast; weights and losses stay fp32.
-    deterministic : bool
-        Strict: an operation without a deterministic form raises.
     compiler : str
-        Backend of torch.compile for backbone and heads; empty: not compiled.
-    channels_last : bool
-        Memory format of the convolutions.
-    gradient_checkpointing : bool
-        Recompute the backbone's blocks in the backward pass: less memory, more time.
+        Backend that ``train.compile`` takes for backbone and heads.
     """
 
     dataset: str
@@ -59,18 +49,10 @@ class Settings:
     intensity: Intensity
     epochs: int
     batch_size: int
-    optimisation: Optimisation
     augment: str
-    seed: int
+    train: Train
     train_sizes: tuple[int, ...] = ()
-    accumulate: int = 1
-    ema: float = 0.0
-    keep: str = "last"
-    precision: str = "fp32"
-    deterministic: bool = True
-    compiler: str = ""
-    channels_last: bool = False
-    gradient_checkpointing: bool = False
+    compiler: str = "inductor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +83,3 @@ class Machine:
     scratch: Path = Path(".descry")
     checkpoint_minutes: float = 5.0
     track: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """How a run is judged on its validation split; the evaluation room provides it.
-
-    Attributes
-    ----------
-    scores : callable
-        (COCO file, results) -> {"AP": ..., "AP50": ...}.
-    operating_point : callable
-        (COCO file, results) -> the scores from which on detections count.
-    """
-
-    scores: Callable[[Path, list[dict]], dict[str, Any]]
-    operating_point: Callable[[Path, list[dict]], OperatingPoint]

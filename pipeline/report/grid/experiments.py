@@ -140,10 +140,8 @@ def _of_folder(folder: Path, dataset: str) -> Experiment:
 
 def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
     """What a model file says of its making, by the names of params.yaml."""
-    training = dict(about["training"])
-    optimisation = training.pop("optimisation")
     kept = {name: about[name] for name in ("image_size", "epochs")}
-    return {**about["detector"], **about["intensity"], **training, **optimisation, **kept}
+    return {**about["detector"], **about["intensity"], **about["training"], **kept}
 
 
 def from_dvc(repo: Path, read: Reader) -> Iterator[Experiment]:

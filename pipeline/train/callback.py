@@ -1,4 +1,4 @@
-"""Counting batches, closing epochs, writing checkpoints: what goes on around the steps."""
+"""What goes on around the steps: counting, closing epochs, validating, writing checkpoints."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -9,17 +9,21 @@ from typing import Any, Protocol
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 
+from pipeline.data.loader import ResumableLoader
 from pipeline.errors import DescryError
-from pipeline.train import randomness
-from pipeline.train.averaging import averaged
-from pipeline.train.feed import Feed
-from pipeline.train.history import epoch_line, history_row, write_history, write_timing
+from pipeline.train.checkpoint import RunFolder, random_states, restore_random_states
 from pipeline.train.module import TrainingModule
-from pipeline.train.processes import anyone, gathered
-from pipeline.train.progress import Progress
-from pipeline.train.scratch import Scratch
-from pipeline.train.timing import Stopwatch
-from pipeline.train.validation import Validation, save_model
+from pipeline.train.optimisation import averaged
+from pipeline.train.processes import any_process, gathered
+from pipeline.train.progress import (
+    EpochTimer,
+    Progress,
+    epoch_line,
+    history_row,
+    write_history,
+    write_timing,
+)
+from pipeline.train.validation import Validator, save_model
 
 log = logging.getLogger(__name__)
 VALIDATIONS = 5  # about so many times a run looks at the validation split
@@ -32,8 +36,8 @@ class Shown(Protocol):
         """Draw."""
 
 
-class Bookkeeper(L.Callback):
-    """Keeps the books of a run; the first process alone writes.
+class TrainingCallback(L.Callback):
+    """Counts, validates and saves; the first process alone writes.
 
     Parameters
     ----------
@@ -41,7 +45,7 @@ class Bookkeeper(L.Callback):
         Where the run begins.
     state : dict or None
         The checkpoint it goes on from.
-    feed, validation, scratch
+    loader, validator, folder
         The run's batches, how it is validated, where checkpoints go.
     out : Path
         Where the history goes.
@@ -62,18 +66,18 @@ class Bookkeeper(L.Callback):
         self,
         progress: Progress,
         state: dict[str, Any] | None,
-        feed: Feed,
-        validation: Validation,
-        scratch: Scratch,
+        loader: ResumableLoader,
+        validator: Validator,
+        folder: RunFolder,
         out: Path,
     ) -> None:
-        self.progress, self.state, self.feed = progress, state, feed
-        self.validation, self.scratch, self.out = validation, scratch, out
+        self.progress, self.state = progress, state
+        self.validator, self.folder, self.out = validator, folder, out
         self.average: WeightAveraging | None = None
         self.minutes = 5.0
         self.shown: Shown = lambda done, total, note: None
         self.log_row: Callable[[dict[str, Any]], None] = lambda row: None
-        self.watch = Stopwatch(progress, feed)
+        self.timer = EpochTimer(progress, loader)
         self.saved = perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -82,12 +86,12 @@ class Bookkeeper(L.Callback):
         here = (self.progress.epoch, self.progress.batch)
         if len(set(gathered(here))) > 1:
             raise DescryError(
-                f"{self.scratch.folder}: the processes found different checkpoints; "
+                f"{self.folder.path}: the processes found different checkpoints; "
                 "machine.scratch must be a folder that all machines share"
             )
         for row in self.progress.rows if trainer.is_global_zero else ():
             self.log_row(row)
-        self.watch.start()
+        self.timer.start()
         self.saved = perf_counter()
         if self.state is None:
             return
@@ -96,7 +100,7 @@ class Bookkeeper(L.Callback):
         pl_module.schedule.load_state_dict(self.state["schedule"])
         if self.average is not None:
             self.average.on_load_checkpoint(trainer, pl_module, self.state)
-        randomness.restore(self.state["random"][trainer.global_rank])
+        restore_random_states(self.state["random"][trainer.global_rank])
         self.state = None  # frees its memory
 
     def on_train_batch_end(
@@ -118,12 +122,12 @@ class Bookkeeper(L.Callback):
             self._end_epoch(trainer, pl_module)
         done = self.progress.epoch == pl_module.steps.epochs
         due = trainer.is_global_zero and perf_counter() - self.saved >= 60 * self.minutes
-        if not done and anyone(due, pl_module.device):
+        if not done and any_process(due, pl_module.device):
             self._save(trainer, pl_module)
 
     def _show(self, module: TrainingModule, loss: float) -> None:
         epoch = f"epoch {self.progress.epoch + 1}/{module.steps.epochs}"
-        waiting = f"{self.watch.waiting_share():.0%} of the time waiting for data"
+        waiting = f"{self.timer.waiting_share():.0%} of the time waiting for data"
         self.shown(module.step, module.steps.total, f"{epoch}, loss {loss:.3f}, {waiting}")
 
     def _end_epoch(self, trainer: L.Trainer, module: TrainingModule) -> None:
@@ -136,9 +140,9 @@ class Bookkeeper(L.Callback):
             if trainer.is_global_zero:
                 scores = self._validate(trainer, module, epoch)
             trainer.strategy.barrier()
-            self.watch.spend("validation", perf_counter() - start)
+            self.timer.add("validation", perf_counter() - start)
         progress.rows.append(history_row(epoch, means, module.lr, scores))
-        self.watch.close(steps.images * steps.batches // steps.accumulate)
+        self.timer.close(steps.images * steps.batches // steps.accumulate)
         progress.next_epoch()
         if trainer.is_global_zero:
             write_history(self.out, progress.rows)
@@ -149,20 +153,20 @@ class Bookkeeper(L.Callback):
     def _validate(self, trainer: L.Trainer, module: TrainingModule, epoch: int) -> dict[str, Any]:
         """Scores; the model is kept if it is the best so far or the last."""
         with averaged(self.average, trainer, module):
-            model = self.validation.model(epoch)
+            model = self.validator.model(epoch)
             scores: dict[str, Any] = model.meta["validation"]
             if self.progress.is_best(scores.get("AP")):
                 self.progress.best = {"epoch": epoch, "AP": scores.get("AP")}
-                save_model(model, self.scratch.best(epoch))
+                save_model(model, self.folder.best(epoch))
             if epoch == module.steps.epochs:
-                save_model(model, self.scratch.last)
+                save_model(model, self.folder.last)
         return scores
 
     def _save(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Write a checkpoint, which holds what each process has of its own."""
         start = perf_counter()
-        self.watch.take()
-        own = gathered({"sums": self.progress.sums, "random": randomness.capture()})
+        self.timer.take()
+        own = gathered({"sums": self.progress.sums, "random": random_states()})
         if trainer.is_global_zero:
             state: dict[str, Any] = {
                 "progress": self.progress.plain(),
@@ -174,9 +178,9 @@ class Bookkeeper(L.Callback):
             }
             if self.average is not None:
                 self.average.on_save_checkpoint(trainer, module, state)
-            self.scratch.save(state)
+            self.folder.save(state)
         self.saved = perf_counter()
-        self.watch.spend("checkpoints", self.saved - start)
+        self.timer.add("checkpoints", self.saved - start)
 
 
 def _mean(means: Sequence[dict[str, float]]) -> dict[str, float]:
