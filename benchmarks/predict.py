@@ -296,7 +296,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.measure:
         what, folder, place, work = given.measure
-        found = measure(what, Path(folder), Path(place) / "out", Path(work) / "model.pt")
+        found = measure(what, Path(folder), Path(place) / "out", Path(work) / "model.safetensors")
         print(json.dumps(found))
         return
     result: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
@@ -304,7 +304,7 @@ def main() -> None:
     result |= {"versions": versions(PACKAGES)}
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
         work = Path(folder)
-        make_model(work / "model.pt")
+        make_model(work / "model.safetensors")
         (work / "originals").mkdir()
         originals = [work / "originals" / f"{number}.dcm" for number in range(DISTINCT)]
         for number, path in enumerate(originals):

@@ -406,7 +406,7 @@ def test_an_archive_without_c_move(tmp_path, port):
 )
 def test_options_that_cannot_work(tmp_path, options, message):
     call = ["predict", "--move-port", "11112", *options, "--query", "Modality=CR"]
-    call += ["-o", str(tmp_path / "out"), "--checkpoint", "model.pt"]
+    call += ["-o", str(tmp_path / "out"), "--checkpoint", "model.safetensors"]
     if "in" in options:
         call = [word for word in call if word not in ("--query", "Modality=CR")]
     said = CliRunner().invoke(app, call)

@@ -473,7 +473,7 @@ def test_training_twice_compares_all_files_but_the_times(monkeypatch):
     def fake(given, coco, folder, workers):
         (folder / "train").mkdir()
         (folder / "test").mkdir()
-        (folder / "train/model.pt").write_text("weights")
+        (folder / "train/model.safetensors").write_text("weights")
         (folder / "train/timing.csv").write_text(str(len(runs)))
         (folder / "test/metrics.json").write_text(figures[len(runs)])
         runs.append(workers)

@@ -115,7 +115,7 @@ def test_compiled_training_repeats_and_resumes_to_the_bit(squares, compiled, tmp
 def test_a_compiled_model_detects_as_in_eager(compiled):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (64, 64), dtype=np.uint8) for _ in range(2)]
-    eager, model = (SavedModel.load(compiled / "model.pt") for _ in range(2))
+    eager, model = (SavedModel.load(compiled / "model.safetensors") for _ in range(2))
     model.prepare("fp32", compiled=True, batch_size=2)
     for one, other in zip(eager.detect(images), model.detect(images), strict=True):
         assert len(one.scores) == 100

@@ -54,10 +54,10 @@ def test_a_run_over_two_processes_repeats_resumes_and_follows_one_process(folder
     ddp_program.whole(folder)
     start(*TWO, PROGRAM, "train", folder)
     assert start(*TWO, PROGRAM, "train", folder, OUT="killed", DIE_AT="3") != 0
-    assert not (folder / "killed/model.pt").exists()
+    assert not (folder / "killed/model.safetensors").exists()
     start(*TWO, PROGRAM, "train", folder, OUT="killed")
     assert same_bytes(folder / "out2", folder / "killed") == []
-    one, two = (SavedModel.load(folder / f"out{n}/model.pt") for n in (1, 2))
+    one, two = (SavedModel.load(folder / f"out{n}/model.safetensors") for n in (1, 2))
     assert one.meta["training"]["images_per_step"] == two.meta["training"]["images_per_step"] == 4
     rows = [(folder / f"out{n}/history.csv").read_text().splitlines() for n in (1, 2)]
     for a, b in zip(*rows, strict=True):

@@ -1,16 +1,19 @@
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from predict_factory import tiny_model
+from predict_factory import SPEC, tiny_model
 from typer.testing import CliRunner
 
 from pipeline import doctor
 from pipeline.cli import app
 from pipeline.dicom.read import probe
 from pipeline.dicom.read.decoders import PLUGINS
+from pipeline.models.build import build_detector
+from pipeline.models.saved import SavedModel
 
 BUILT = doctor._built
 SEVEN = [[i, name] for i, name in enumerate("abcdefg", 1)]
@@ -55,9 +58,11 @@ def test_a_decoder_that_decodes_wrongly_fails(monkeypatch):
 
 
 def test_a_checkpoint_is_loaded_and_described(tmp_path):
-    tiny_model().save(tmp_path / "model.pt")
-    code, checks = report("--checkpoint", tmp_path / "model.pt", "-o", tmp_path / "not" / "yet")
-    text = checks["checkpoint", "model.pt"]["text"]
+    tiny_model().save(tmp_path / "model.safetensors")
+    code, checks = report(
+        "--checkpoint", tmp_path / "model.safetensors", "-o", tmp_path / "not" / "yet"
+    )
+    text = checks["checkpoint", "model.safetensors"]["text"]
     assert code == 0
     assert text.startswith("vit micro, 64 px; spot, other; threshold 0.3; trained on toy; ")
     (tmp_path / "other.pt").write_bytes(b"no model")
@@ -68,12 +73,17 @@ def test_a_checkpoint_is_loaded_and_described(tmp_path):
 def test_the_operating_points_of_classes_are_shown(tmp_path):
     model = tiny_model()
     model.meta["class_thresholds"] = {"spot": 0.25}
-    model.save(tmp_path / "model.pt")
-    text = report("--checkpoint", tmp_path / "model.pt")[1]["checkpoint", "model.pt"]["text"]
+    model.save(tmp_path / "model.safetensors")
+    text = report("--checkpoint", tmp_path / "model.safetensors")[1][
+        "checkpoint", "model.safetensors"
+    ]["text"]
     assert "; spot, other; threshold 0.3 (by class: spot 0.25, other 0.3); trained on" in text
-    model.meta |= {"categories": SEVEN, "class_thresholds": {"a": 0.2}}
-    model.save(tmp_path / "model.pt")
-    text = report("--checkpoint", tmp_path / "model.pt")[1]["checkpoint", "model.pt"]["text"]
+    spec, meta = replace(SPEC, num_classes=7), {"categories": SEVEN, "class_thresholds": {"a": 0.2}}
+    model = SavedModel(build_detector(spec), spec, model.meta | meta)
+    model.save(tmp_path / "model.safetensors")
+    text = report("--checkpoint", tmp_path / "model.safetensors")[1][
+        "checkpoint", "model.safetensors"
+    ]["text"]
     assert "; a, b, c, d, e and 2 more; threshold 0.3 (by class: a 0.2, b 0.3, c 0.3" in text
 
 

@@ -185,7 +185,7 @@ def test_the_wheel_works_outside_of_the_repository(installed, cells, tmp_path):
     run("python", "-m", "dvc", "repro")
     metrics = json.loads((project / "runs/metrics/my_cells.json").read_text())
     assert metrics["my_cells"]["images"] > 0
-    model = "runs/my_cells/train/model.pt"
+    model = "runs/my_cells/train/model.safetensors"
     run("descry", "predict", str(cells / "train/images"), "-o", "found", "--checkpoint", model)
     counts = json.loads((project / "found/run.json").read_text())["counts"]
     assert counts["processed"] == IMAGES

@@ -197,7 +197,7 @@ def trained(squares, tmp_path_factory):
 
 def test_every_model_of_a_training_carries_its_own(squares, trained):
     index = CocoIndex(squares / "annotations/val.json", squares / "images")
-    for name in ("model.pt", "last.pt", "best.pt"):
+    for name in ("model.safetensors", "last.safetensors", "best.safetensors"):
         model = SavedModel.load(trained / name)
         _, again = validate(index.path, detect_split(model, index, batch_size=2))
         assert again.recorded().items() <= model.meta.items()
@@ -208,13 +208,14 @@ def test_every_model_of_a_training_carries_its_own(squares, trained):
         assert bright != dim
     about = json.loads((trained / "about.json").read_text())
     assert (
-        about["class_thresholds"] == SavedModel.load(trained / "model.pt").meta["class_thresholds"]
+        about["class_thresholds"]
+        == SavedModel.load(trained / "model.safetensors").meta["class_thresholds"]
     )
     assert about["class_threshold_sources"]["bright"]["objects"] == LEAST_OBJECTS
 
 
 def test_prediction_and_evaluation_take_the_same_boxes(squares, trained, tmp_path):
-    model = SavedModel.load(trained / "model.pt")
+    model = SavedModel.load(trained / "model.safetensors")
     lowest = model.meta["class_thresholds"]
     (tmp_path / "in").mkdir()
     for file in (squares / "images").glob("test*.png"):
@@ -244,7 +245,7 @@ def test_prediction_and_evaluation_take_the_same_boxes(squares, trained, tmp_pat
 
 
 def test_pictures_show_the_boxes_that_count(squares, trained, tmp_path):
-    model = SavedModel.load(trained / "model.pt")
+    model = SavedModel.load(trained / "model.safetensors")
     index = CocoIndex(squares / "annotations/test.json", squares / "images")
     rows = [found(1, 1, [5, 5, 20, 20], 0.5), found(1, 2, [30, 5, 20, 20], 0.5)]
 

@@ -226,7 +226,7 @@ def test_all_lossless_forms_of_one_picture_give_the_same_detections(tmp_path):
 def test_the_command_lists_what_it_would_read_and_then_reads_it(tmp_path):
     write(tmp_path / "a.dcm", spot())
     (tmp_path / "notes.txt").write_text("x")
-    tiny_model().save(tmp_path / "model.pt")
+    tiny_model().save(tmp_path / "model.safetensors")
     source = zipped(
         tmp_path / "in.zip", {n: (tmp_path / n).read_bytes() for n in ("a.dcm", "notes.txt")}
     )
@@ -236,7 +236,7 @@ def test_the_command_lists_what_it_would_read_and_then_reads_it(tmp_path):
         "-o",
         tmp_path / "out",
         "--checkpoint",
-        tmp_path / "model.pt",
+        tmp_path / "model.safetensors",
         "--tta",
     ]
     listed = CliRunner().invoke(app, [*map(str, call), "--dry-run"])

@@ -59,7 +59,7 @@ def small_disk(tmp_path):
 
 def start(source, out):
     program = PROGRAM.format(tests=str(Path(__file__).parent))
-    words = ["predict", source, "-o", out, "--checkpoint", "model.pt", "--workers", "2"]
+    words = ["predict", source, "-o", out, "--checkpoint", "model.safetensors", "--workers", "2"]
     command = [sys.executable, "-c", program, *map(str, words), "--device", "cpu"]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 

@@ -262,7 +262,7 @@ def test_the_command_line_makes_the_options(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pipeline.stages.predict.predict", predict)
     (tmp_path / "key").write_bytes(KEY)
-    call = ["predict", "in", "-o", "out", "--checkpoint", "model.pt", "--sr", "--sc"]
+    call = ["predict", "in", "-o", "out", "--checkpoint", "model.safetensors", "--sr", "--sc"]
     hidden = [*call, "--pseudonymise", "--key-file", str(tmp_path / "key")]
     named = [*call, "--gsps", "--copy-patient", "--content-date", "20261121"]
     for arguments in (call, hidden, named):

@@ -172,19 +172,21 @@ STAGES = """
 stages:
   train:
     matrix: {dataset: "${datasets}"}
-    cmd: mkdir -p runs/${item.dataset}/train && cp params.yaml runs/${item.dataset}/train/model.pt
+    cmd: >-
+      mkdir -p runs/${item.dataset}/train &&
+      cp params.yaml runs/${item.dataset}/train/model.safetensors
     params: [recipe, model, train]
     outs: ["runs/${item.dataset}/train"]
   evaluate:
     matrix: {dataset: "${datasets}"}
     cmd: python evaluate.py ${item.dataset}
-    deps: ["runs/${item.dataset}/train/model.pt"]
+    deps: ["runs/${item.dataset}/train/model.safetensors"]
     metrics: [{"runs/metrics/${item.dataset}.json": {cache: false}}]
 """
 EVALUATE = """
 import json, pathlib, sys, yaml
 name = sys.argv[1]
-model = yaml.safe_load(open(f"runs/{name}/train/model.pt"))["model"]
+model = yaml.safe_load(open(f"runs/{name}/train/model.safetensors"))["model"]
 out = pathlib.Path(f"runs/metrics/{name}.json")
 out.parent.mkdir(exist_ok=True)
 ap = model["concepts"] / 100

@@ -23,7 +23,10 @@ EPOCHS = 15
 CHANGE, OTHER = "train.lr=0.002", "train.lr=0.003"
 STAGES = ("convert", "train", "evaluate")
 RESULTS = (
-    *(f"runs/rsna/train/{n}" for n in ("model.pt", "last.pt", "best.pt", "history.csv")),
+    *(
+        f"runs/rsna/train/{n}"
+        for n in ("model.safetensors", "last.safetensors", "best.safetensors", "history.csv")
+    ),
     "runs/rsna/train/about.json",
     "runs/rsna/evaluate/predictions.json",
     "runs/metrics/rsna.json",
@@ -139,7 +142,7 @@ def goes_on(said: str) -> bool:
 
 
 def without_a_model(project: Path) -> bool:
-    return not list(project.glob("**/model.pt"))
+    return not list(project.glob("**/model.safetensors"))
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ def test_a_requeued_job_on_two_nodes_goes_on_to_the_same_bits(folder, under_torc
         task.terminate()  # as SLURM does it: preemption, end of the time, scontrol requeue
     codes = [task.wait() for task in tasks]
     assert -signal.SIGTERM in codes and 0 not in codes, said(folder, out)
-    assert not (folder / out / "model.pt").exists()
+    assert not (folder / out / "model.safetensors").exists()
     assert ended(srun(folder, out, 2, 1)) == [0, 0], said(folder, out)
     assert "goes on after" in said(folder, out)
     assert same_bytes(under_torchrun, folder / out) == []

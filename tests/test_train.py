@@ -26,7 +26,7 @@ def trained(squares, tmp_path_factory) -> Path:
     return run(squares, tmp_path_factory.mktemp("run"))
 
 
-def weights(folder: Path, name: str = "model.pt") -> dict[str, torch.Tensor]:
+def weights(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
     return SavedModel.load(folder / name).detector.state_dict()
 
 
@@ -38,7 +38,7 @@ def test_two_runs_give_the_same_bytes(squares, trained, tmp_path):
     run(squares, tmp_path, checkpoint_minutes=5.0)  # that it writes checkpoints changes nothing
     assert same_bytes(tmp_path, trained) == []
     for folder in (tmp_path, trained):
-        model = SavedModel.load(folder / "model.pt")
+        model = SavedModel.load(folder / "model.safetensors")
         evaluate(model, squares, folder / "e", folder / "m", pictures=2, batch_size=2, workers=0)
     for name in ("e/predictions.json", "m/squares.json", "e/pictures/000002.png"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
@@ -50,7 +50,7 @@ def test_another_seed_gives_another_model(squares, trained, tmp_path):
 
 
 def test_the_model_file_says_what_it_is(trained):
-    model = SavedModel.load(trained / "model.pt")
+    model = SavedModel.load(trained / "model.safetensors")
     assert model.categories == ((1, "square"),)
     assert model.trained_on == "squares" and model.image_size == 64
     assert model.intensity == Intensity() and len(model.sha256) == 64
@@ -69,7 +69,7 @@ def test_the_model_file_says_what_it_is(trained):
 
 
 def test_detections_are_in_pixels_of_the_image_as_given(trained):
-    model = SavedModel.load(trained / "model.pt")
+    model = SavedModel.load(trained / "model.safetensors")
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((30, 200), (128, 128, 3))]
     for image, found in zip(images, model.detect(images), strict=True):
@@ -87,10 +87,13 @@ def test_the_best_epoch_is_kept_beside_the_last(squares, tmp_path):
         return {"AP": next(aps), "AP50": 0.5}, OperatingPoint(0.5, "")
 
     run(squares, tmp_path, settings=changed(epochs=4, keep="best"), evaluator=evaluator)
-    best, last = (SavedModel.load(tmp_path / f"{name}.pt").meta for name in ("best", "last"))
+    files = (tmp_path / f"{name}.safetensors" for name in ("best", "last"))
+    best, last = (SavedModel.load(path).meta for path in files)
     assert (best["epoch"], best["validation"]["AP"]) == (3, 0.4)  # of equal ones the later
     assert (last["epoch"], last["validation"]["AP"]) == (4, 0.2)
-    assert (tmp_path / "model.pt").read_bytes() == (tmp_path / "best.pt").read_bytes()
+    assert (tmp_path / "model.safetensors").read_bytes() == (
+        tmp_path / "best.safetensors"
+    ).read_bytes()
     assert json.loads((tmp_path / "about.json").read_text())["epoch"] == 3
 
 
@@ -113,7 +116,7 @@ def test_a_model_of_other_classes_is_not_evaluated(squares, trained, tmp_path):
     tree["categories"] = [{"id": 1, "name": "circle"}]
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/test.json").write_text(json.dumps(tree))
-    model = SavedModel.load(trained / "model.pt")
+    model = SavedModel.load(trained / "model.safetensors")
     with pytest.raises(DescryError, match="circle"):
         evaluate(model, tmp_path, tmp_path, tmp_path, pictures=0, batch_size=1, workers=0)
 

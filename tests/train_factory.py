@@ -33,7 +33,13 @@ SETTINGS = Settings(
     augment="flip",
     train=Train(lr=5e-4, lr_batch=2, warmup=0.1, fused=False),
 )
-SAME = ("model.pt", "last.pt", "best.pt", "history.csv", "about.json")  # in equal runs
+SAME = (
+    "model.safetensors",
+    "last.safetensors",
+    "best.safetensors",
+    "history.csv",
+    "about.json",
+)  # in equal runs
 
 
 def make_squares(folder: Path, counts=(("train", 6), ("val", 3), ("test", 3))) -> Path:

@@ -45,7 +45,7 @@ def run(
     given += arm_overrides(detector_spec(params, Path(coco)), arm)
     with tempfile.TemporaryDirectory() as folder:
         seconds, figures = train_and_test(given, Path(coco), Path(folder), workers)
-        model = Path(folder) / "train/model.pt"
+        model = Path(folder) / "train/model.safetensors"
         return {
             "test": {name: figures[name] for name in COUNTED},
             "parameters": sum(p.numel() for p in SavedModel.load(model).detector.parameters()),
@@ -72,7 +72,7 @@ def twice(
     first, second = written
     different = [name for name in sorted({*first, *second}) if first.get(name) != second.get(name)]
     verdict = {"equal": not different, "files": len(first), "different": different}
-    return {precision: verdict | {"sha256 of the model": first["train/model.pt"]}}
+    return {precision: verdict | {"sha256 of the model": first["train/model.safetensors"]}}
 
 
 def overrides(device: str, recipe: str, side: int, epochs: int) -> list[str]:

@@ -89,7 +89,7 @@ def evaluate(
         str, typer.Argument(metavar="[NAME]", help="A dataset; or give --gt and --predictions.")
     ] = "",
     coco: Annotated[Path | None, typer.Option(help="Converted dataset.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="model.pt")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="model.safetensors")] = None,
     gt: Annotated[Path | None, typer.Option(help="Anybody's COCO ground truth.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Anybody's COCO results.")] = None,
     threshold: Annotated[
@@ -178,8 +178,10 @@ def explain(
         list[Path], typer.Argument(help="A DICOM file or image; several with --against.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")],
-    checkpoint: Annotated[Path, typer.Option(help="model.pt of a training run.")],
-    against: Annotated[Path | None, typer.Option(help="Compare with this model.pt.")] = None,
+    checkpoint: Annotated[Path, typer.Option(help="model.safetensors of a training run.")],
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with this model.safetensors.")
+    ] = None,
     point: Annotated[str, typer.Option(help="X,Y in pixels: draw its attention too.")] = "",
     block: Annotated[list[int] | None, typer.Option(help="Only these blocks.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",

@@ -25,7 +25,7 @@ def browse(
         Path | None, typer.Option(help="COCO results to compare; default: those of evaluate.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A model.pt that looks at the split now.")
+        Path | None, typer.Option(help="A model.safetensors that looks at the split now.")
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Lowest score; default: the operating point.")

@@ -17,7 +17,7 @@ MARKS = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "problem": "[bold red]
 
 
 def doctor(
-    checkpoint: Annotated[Path | None, typer.Option(help="A model.pt to try.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A model.safetensors to try.")] = None,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Where results will go: how full is its disk?")
     ] = Path(),

@@ -18,7 +18,7 @@ def predict(
     ] = None,
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")],
-    checkpoint: Annotated[Path, typer.Option(help="model.pt of a training run.")],
+    checkpoint: Annotated[Path, typer.Option(help="model.safetensors of a training run.")],
     threshold: Annotated[
         float | None,
         typer.Option(

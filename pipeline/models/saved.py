@@ -1,28 +1,23 @@
-"""The saved form of a trained model: weights and all that is needed to use them.
-
-The file is read with ``weights_only=True``, so a file from a stranger cannot run code.
-"""
+"""A trained model: weights and all that is needed to use them."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.atomic import replacing
+from pipeline import __version__
 from pipeline.data.geometry import fit_square
 from pipeline.data.intensity import Intensity
 from pipeline.data.sample import to_tensor
 from pipeline.errors import DescryError, first_line
+from pipeline.models import storage
 from pipeline.models.build import build_detector
 from pipeline.models.detector import Detector
 from pipeline.models.params import DetectorSpec
-
-FORMAT = 1
 
 
 @dataclass(slots=True)
@@ -74,11 +69,8 @@ class SavedModel:
         self._bf16 = False
 
     def save(self, path: Path) -> None:
-        """Write the model file atomically."""
-        state = {k: v.detach().cpu() for k, v in self.detector.state_dict().items()}
-        about = json.dumps({**self.meta, "detector": asdict(self.spec)}, sort_keys=True)
-        with replacing(path, "wb") as stream:
-            torch.save({"descry": FORMAT, "about": about, "weights": state}, stream)
+        """Write the model file atomically; see `pipeline.models.storage`."""
+        storage.write(path, self.detector.state_dict(), self.spec, self.meta)
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "cpu") -> "SavedModel":
@@ -87,15 +79,21 @@ class SavedModel:
         Raises
         ------
         DescryError
-            When the file is missing, is not one of ours, or holds anything but plain data.
+            When the file is missing, is not one of ours, is of a later version or damaged.
         """
-        content = _read(path)
-        about = json.loads(content["about"])
-        spec = DetectorSpec(**about.pop("detector"))
-        detector = build_detector(spec)
-        detector.load_state_dict(content["weights"])
-        model = cls(detector.to(device), spec, about)
-        model.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = storage.read(path)
+        detector = build_detector(content.about.detector)
+        try:
+            detector.load_state_dict(content.weights)
+        except RuntimeError as error:
+            lines = " ".join(str(error).split())
+            raise DescryError(
+                f"{path}: its weights are not those of the detector that it describes (written by "
+                f"descry {content.version}, read by {__version__}): {lines}"
+            ) from error
+        model = cls(detector.to(device), content.about.detector, content.meta)
+        with path.open("rb") as stream:
+            model.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         return model
 
     def prepare(self, precision: str, *, compiled: bool = False, batch_size: int = 1) -> None:
@@ -147,17 +145,3 @@ class SavedModel:
             order = np.lexsort((*boxes.T[::-1], labels, -scores))
             results.append(Detections(boxes[order], scores[order], labels[order]))
         return results
-
-
-def _read(path: Path) -> dict[str, Any]:
-    way_out = "give --checkpoint a model.pt that `descry train` wrote"
-    if not path.is_file():
-        raise DescryError(f"{path}: no such checkpoint; {way_out}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load documents no set of exceptions
-        said = first_line(error)
-        raise DescryError(f"{path}: not a readable checkpoint ({said}); {way_out}") from error
-    if not isinstance(content, dict) or content.get("descry") != FORMAT:
-        raise DescryError(f"{path}: not a descry checkpoint of format {FORMAT}; {way_out}")
-    return content

@@ -17,7 +17,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate one dataset's model on its test split; return the metrics."""
     device = pick_device(params.machine.device)
-    checkpoint = checkpoint or RUNS / name / "train/model.pt"
+    checkpoint = checkpoint or RUNS / name / "train/model.safetensors"
     return run(
         SavedModel.load(checkpoint, device),
         coco or DATASETS / name / "coco",

@@ -24,7 +24,7 @@ def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None
     machine = train_machine(params, device)
     with progress_bar("steps", find_processes(machine.devices).rank == 0) as progress:
         run(coco, out, spec, settings, validate, machine, progress)
-    return out / "model.pt"
+    return out / "model.safetensors"
 
 
 def train_settings(params: Params, name: DatasetName) -> Settings:

@@ -56,14 +56,14 @@ class RunFolder:
     def __init__(self, root: Path, identity: str) -> None:
         self.path = root / "train" / identity
         self.checkpoint = self.path / "checkpoint.pt"
-        self.last = self.path / "last.pt"
+        self.last = self.path / "last.safetensors"
 
     def best(self, epoch: int) -> Path:
         """Where the model of an epoch lies that was the best so far.
 
         Each has its own file, so that a checkpoint never finds a later one in its place.
         """
-        return self.path / f"best-{epoch}.pt"
+        return self.path / f"best-{epoch}.safetensors"
 
     @contextmanager
     def claimed(self, rank: int) -> Iterator[None]:

@@ -48,9 +48,9 @@ def train(
 ) -> None:
     """Train from scratch, or go on with the same run where it was interrupted.
 
-    Writes ``model.pt``, ``last.pt``, ``best.pt``, ``history.csv``, ``about.json`` and
-    ``timing.csv`` into `out`. All but the last are the same bytes however often the run was
-    interrupted.
+    Writes ``model.safetensors``, ``last.safetensors``, ``best.safetensors``, ``history.csv``,
+    ``about.json`` and ``timing.csv`` into `out`. All but the last are the same bytes however often
+    the run was interrupted.
 
     Parameters
     ----------
@@ -217,8 +217,8 @@ def _finish(folder: RunFolder, progress: Progress, keep: str, out: Path) -> None
     """Hand the models over and forget the run."""
     found = {"last": folder.last, "best": folder.best(progress.best["epoch"])}
     for name, source in {**found, "model": found[keep]}.items():
-        _copy(source, out / f"{name}.pt")
-    model = SavedModel.load(out / "model.pt")
+        _copy(source, out / f"{name}.safetensors")
+    model = SavedModel.load(out / "model.safetensors")
     write_json(out / "about.json", model.meta | {"detector": asdict(model.spec)})
     folder.remove()
 

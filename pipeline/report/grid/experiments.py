@@ -186,7 +186,7 @@ def _of_revision(repo: Path, rev: str, name: str, read: Reader) -> Iterator[Expe
         metrics = f"runs/metrics/{dataset}.json"
         if kind != "evaluate" or f"train@{dataset}" not in stages or not files.exists(metrics):
             continue
-        if not _belongs_together(files, stages[stage], f"runs/{dataset}/train/model.pt"):
+        if not _belongs_together(files, stages[stage], f"runs/{dataset}/train/model.safetensors"):
             log.info("%s: %s was not evaluated after its last training; left out", name, dataset)
             continue
         figures = json.loads(files.read_text(metrics))[dataset]
