@@ -65,7 +65,8 @@ def stored(path):
     """Stored values of all frames as the pipeline reads them, and the transfer syntax."""
     header = read_header(path)
     with pixel_stream(header) as stream:
-        return np.stack(list(stored_frames(header, pixel_layout(header), stream))), header.syntax
+        frames = stored_frames(header, pixel_layout(header, stream), stream)
+        return np.stack([pixels for pixels, _ in frames]), header.syntax
 
 
 def converted(command, source, target):

@@ -99,9 +99,10 @@ def test_rescale_does_not_change_8_bit_pixels(tmp_path):
     np.testing.assert_array_equal(read_frame(path, FULL).pixels, pixels)
 
 
-def test_zero_slope_is_an_error(tmp_path):
-    with pytest.raises(DicomError, match="Rescale Slope is 0"):
-        read_frame(write(tmp_path / "a", RAMP, RescaleSlope=0, RescaleIntercept=1), FULL)
+def test_a_rescale_that_leaves_nothing_is_ignored(tmp_path):
+    frame = read_frame(write(tmp_path / "a", RAMP, RescaleSlope=0, RescaleIntercept=1), FULL)
+    assert frame.pixels.tolist() == [[0, 6, 12], [19, 25, 255]]
+    assert frame.notes == ("rescale with slope 0 ignored",)
 
 
 def test_modality_lut_clamps_at_both_ends(tmp_path):
@@ -140,11 +141,11 @@ def test_lut_data_as_words_of_bytes(tmp_path):
     assert shown(path) == [[0, 10, 20, 250]]
 
 
-def test_empty_lut_is_an_error(tmp_path):
+def test_empty_modality_lut_is_an_error(tmp_path):
     sequence = lut([0, 1, 2, 3])
     del sequence[0].LUTData
     with pytest.raises(DicomError, match="grey-scale element is malformed"):
-        read_frame(write(tmp_path / "a", RAMP, VOILUTSequence=sequence), FULL)
+        read_frame(write(tmp_path / "a", RAMP, ModalityLUTSequence=sequence), FULL)
 
 
 def test_padding_is_left_out_of_percentiles_and_black(tmp_path):

@@ -298,7 +298,7 @@ def test_codestream_larger_than_the_header_says_is_refused(tmp_path):
     [
         ({"BitsAllocated": 12}, "cannot decode", "Bits Allocated is 12"),
         ({"BitsStored": 9}, "cannot decode", "Bits Stored is 9"),
-        ({"HighBit": 3}, "cannot decode", "High Bit is 3"),
+        ({"HighBit": 8}, "cannot decode", "High Bit is 8"),
         ({"Rows": 0}, "cannot decode", "Rows is 0"),
         ({"SamplesPerPixel": 4}, "cannot decode", "Samples per Pixel is 4"),
         (
@@ -341,8 +341,9 @@ def test_lossy_overshoot_stays_white(tmp_path, monkeypatch):
             return np.array([[1023, 1026]], np.uint16), {}
 
     monkeypatch.setattr(decoders, "decoder_for", lambda syntax: Overshooting())
-    monkeypatch.setattr(decoders, "_check", lambda *args: None)
-    pixels = decoders.decode_compressed(b"\0\0", uid.JPEGExtended12Bit, {"bits_stored": 10})
+    monkeypatch.setattr(decoders, "_checked", lambda *args: None)
+    options = {"bits_stored": 10, "bits_allocated": 16, "samples_per_pixel": 1}
+    pixels, _ = decoders.decode_compressed(b"\0\0", uid.JPEGExtended12Bit, options)
     assert pixels.tolist() == [[1023, 1023]]
 
 

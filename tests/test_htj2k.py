@@ -24,7 +24,7 @@ LOSSY = [name for name, sample in SAMPLES.items() if sample.step]
 def stored(path):
     header = read_header(path)
     with pixel_stream(header) as stream:
-        return next(stored_frames(header, pixel_layout(header), stream))
+        return next(stored_frames(header, pixel_layout(header, stream), stream))[0]
 
 
 @pytest.mark.parametrize("name", LOSSLESS)

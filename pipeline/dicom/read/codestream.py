@@ -1,4 +1,4 @@
-"""Size and precision of a compressed frame, read from the codestream itself.
+"""Size, precision and colour of a compressed frame, read from the codestream itself.
 
 The decoders allocate what the codestream asks for, not what the DICOM header says, so a few
 bytes can ask for many gigabytes. This is checked before any decoder sees the frame.
@@ -16,12 +16,23 @@ _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # no length follows
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
-    """What a compressed frame says of itself: samples in pixels, precision in bits."""
+    """What a compressed frame says of itself.
+
+    Attributes
+    ----------
+    rows, columns, components : int
+    precision : int
+        Bits per sample.
+    colour : str
+        "RGB" or "YBR": what three components are once a decoder is done with them. Empty where
+        the codestream does not say; then Photometric Interpretation does.
+    """
 
     rows: int
     columns: int
     components: int
     precision: int
+    colour: str = ""
 
 
 def inspect(frame: bytes) -> Codestream | None:
@@ -43,15 +54,26 @@ def inspect(frame: bytes) -> Codestream | None:
 
 
 def _jpeg2000(frame: bytes) -> Codestream | None:
-    """The SIZ segment right after SOC (T.800 A.5.1)."""
+    """The SIZ segment right after SOC, and the COD segment behind it (T.800 A.5.1, A.6.1)."""
     width, height, left, top = struct.unpack(">4I", frame[8:24])
     components, depth = struct.unpack(">HB", frame[40:43])
-    return Codestream(height - top, width - left, components, (depth & 0x7F) + 1)
+    colour = "RGB" if _component_transform(frame) else ""  # which decoders undo
+    return Codestream(height - top, width - left, components, (depth & 0x7F) + 1, colour)
+
+
+def _component_transform(frame: bytes) -> bool:
+    """Whether the first three components were transformed, whatever the header calls them."""
+    place = 2
+    while frame[place] == 0xFF and frame[place + 1] != 0x90:  # start of the first tile
+        if frame[place + 1] == 0x52:
+            return frame[place + 8] == 1
+        place += 2 + struct.unpack(">H", frame[place + 2 : place + 4])[0]
+    return False
 
 
 def _jpeg(frame: bytes) -> Codestream | None:
-    """The first start-of-frame segment (T.81 B.2.2)."""
-    place = 2
+    """The first start-of-frame segment (T.81 B.2.2), and application segments before it."""
+    place, marks = 2, set[str]()
     while place < len(frame) - 9:
         if frame[place] != 0xFF:
             return None
@@ -63,9 +85,26 @@ def _jpeg(frame: bytes) -> Codestream | None:
             precision, rows, columns, components = struct.unpack(
                 ">BHHB", frame[place + 4 : place + 10]
             )
-            return Codestream(rows, columns, components, precision)
+            specified = frame[place + 10 : place + 10 + 3 * components]
+            return Codestream(rows, columns, components, precision, _colour(marks, specified))
+        content = frame[place + 4 : place + 9]
+        marks |= {"JFIF"} if marker == 0xE0 and content[:4] == b"JFIF" else set()
+        marks |= {"Adobe"} if marker == 0xEE and content == b"Adobe" else set()
         place += 2 + struct.unpack(">H", frame[place + 2 : place + 4])[0]
     return None
+
+
+def _colour(marks: set[str], specified: bytes) -> str:
+    """Colour of JPEG's components, by application segments, their names and their sampling.
+
+    Decoders undo the transform that Adobe's segment names, and no other.
+    """
+    if len(specified) != 9:
+        return ""
+    names, samplings = specified[::3], set(specified[1::3])
+    if "Adobe" in marks or names.upper() == b"RGB":
+        return "RGB"
+    return "YBR" if "JFIF" in marks or len(samplings) > 1 else ""
 
 
 def rle_segments(frame: bytes) -> int | None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydicom import uid
 from pydicom.encaps import encapsulate
-from pydicom.pixels import get_decoder
+from pydicom.pixels import convert_color_space, get_decoder
 from pydicom.pixels.decoders.base import Decoder, DecodeRunner
 
 from pipeline.dicom.errors import DicomError, quiet, syntax_name
-from pipeline.dicom.read.codestream import inspect, rle_segments
+from pipeline.dicom.read.codestream import Codestream, inspect, rle_segments
 
 if TYPE_CHECKING:
     import gdcm
@@ -35,6 +35,7 @@ PLUGINS: dict[str, str] = {
     uid.HTJ2K: "pylibjpeg",
     uid.RLELossless: "pylibjpeg",
 }
+_JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
 NATIVE = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
@@ -59,7 +60,9 @@ def decoder_for(syntax: uid.UID) -> Decoder:
     return decoder
 
 
-def decode_compressed(frame: bytes, syntax: uid.UID, options: dict[str, Any]) -> np.ndarray:
+def decode_compressed(
+    frame: bytes, syntax: uid.UID, options: dict[str, Any]
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode one compressed frame.
 
     Parameters
@@ -71,8 +74,10 @@ def decode_compressed(frame: bytes, syntax: uid.UID, options: dict[str, Any]) ->
 
     Returns
     -------
-    array (H, W) or (H, W, 3)
+    pixels : array (H, W) or (H, W, 3)
         YBR is converted to RGB.
+    notes : tuple of str
+        Where codestream and header contradict each other; the codestream counts.
 
     Raises
     ------
@@ -80,8 +85,12 @@ def decode_compressed(frame: bytes, syntax: uid.UID, options: dict[str, Any]) ->
         "cannot decode", naming the transfer syntax.
     """
     decoder = decoder_for(syntax)
-    _check(frame, syntax, options)
+    found = _checked(frame, syntax, options)
+    colour, notes = _colour(found, options)
     extended = syntax == uid.JPEGExtended12Bit
+    if found is not None and syntax in _JPEG and found.precision <= 8 < options["bits_allocated"]:
+        options = {**options, "bits_allocated": 8, "bits_stored": 8}
+        notes += ("codestream of 8 bits in an image of 16",)
     plugin = "pillow" if extended and options["bits_stored"] == 8 else PLUGINS[syntax]
     options = {**options, "decoding_plugin": plugin}
     if extended:
@@ -89,21 +98,35 @@ def decode_compressed(frame: bytes, syntax: uid.UID, options: dict[str, Any]) ->
         options["correct_unused_bits"] = False
     try:
         with quiet():
-            pixels, _ = decoder.as_array(encapsulate([frame], has_bot=False), index=0, **options)
+            packed = encapsulate([frame], has_bot=False)
+            pixels, _ = decoder.as_array(packed, index=0, raw=True, **options)
+            if colour == "YBR":
+                pixels = convert_color_space(pixels, "YBR_FULL", "RGB")
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # codecs raise anything; Rust's panics are no Exception even
         raise DicomError("cannot decode", f"{syntax_name(syntax)}: {_first_line(error)}") from error
-    return np.minimum(pixels, 2 ** options["bits_stored"] - 1) if extended else pixels
+    return np.minimum(pixels, 2 ** options["bits_stored"] - 1) if extended else pixels, notes
 
 
-def _check(frame: bytes, syntax: uid.UID, options: dict[str, Any]) -> None:
+def _colour(found: Codestream | None, options: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """What the decoder's samples are, "RGB", "YBR" or (grey) nothing; and a note."""
+    if options["samples_per_pixel"] != 3:
+        return "", ()
+    label = options["photometric_interpretation"]
+    # Decoders turn YBR_ICT and YBR_RCT, the transforms of JPEG 2000, into RGB.
+    said = "YBR" if label in ("YBR_FULL", "YBR_FULL_422") else "RGB"
+    colour = (found.colour if found is not None else "") or said
+    return colour, () if colour == said else (f"colour is {colour} in the codestream only",)
+
+
+def _checked(frame: bytes, syntax: uid.UID, options: dict[str, Any]) -> Codestream | None:
     """Compare the codestream's own size with the header's before anything is allocated."""
     if syntax == uid.RLELossless:
         needed = options["samples_per_pixel"] * options["bits_allocated"] // 8
         if rle_segments(frame) != needed:
             raise DicomError("cannot decode", f"{syntax_name(syntax)}: the frame header is damaged")
-        return
+        return None
     found = inspect(frame)
     if found is None:
         raise DicomError(
@@ -116,6 +139,7 @@ def _check(frame: bytes, syntax: uid.UID, options: dict[str, Any]) -> None:
             f"{syntax_name(syntax)}: the codestream holds {found.rows} rows, {found.columns} "
             f"columns and {found.components} samples, the header says {expected}",
         )
+    return found
 
 
 def _first_line(error: BaseException) -> str:

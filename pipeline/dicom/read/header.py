@@ -12,10 +12,17 @@ from typing import BinaryIO, Literal, Protocol
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from pipeline.dicom.errors import DicomError, quiet, syntax_name
-from pipeline.dicom.read.parse import PixelElement, inflated, looks_like_dicom, parse, pixel_element
+from pipeline.dicom.read.parse import (
+    PixelElement,
+    deflated_from,
+    inflated,
+    looks_like_dicom,
+    parse,
+    pixel_element,
+)
 from pipeline.dicom.read.values import joined
 
 # Elements that are kept of a header; all others are skipped unread. Nothing here names or dates a
@@ -199,7 +206,7 @@ def read_header(source: Openable, also: Sequence[str] = ()) -> Header:
                 dataset, syntax, stream = parse(file, head, (*KEPT, *also))
                 element = pixel_element(stream, syntax)
                 meta = getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID", "")
-                sop_class = str(dataset.get("SOPClassUID") or meta)
+                sop_class = joined(dataset.get("SOPClassUID") or meta)
         except DicomError:
             raise
         except Exception as error:  # pydicom has no common base for what broken headers raise
@@ -215,8 +222,8 @@ def pixel_stream(header: Header) -> Iterator[BinaryIO]:
     """Open the stream that `PixelElement.offset` counts in, positioned at the pixel data."""
     assert header.element is not None
     with header.source.open("rb") as file:
-        deflated = header.syntax == DeflatedExplicitVRLittleEndian
-        stream: BinaryIO = inflated(file, file.read(2048)) if deflated else file
+        start = deflated_from(file, file.read(2048))
+        stream: BinaryIO = file if start is None else inflated(file, start)
         stream.seek(header.element.offset)
         yield stream
 

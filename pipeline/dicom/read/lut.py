@@ -15,12 +15,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import uid
 from pydicom.dataset import Dataset
 
 from pipeline.data.intensity import Intensity, quantise, scale, tail_limits
 from pipeline.dicom.errors import DicomError
 from pipeline.dicom.read.header import Header
-from pipeline.dicom.read.tables import Floats, Lookup, first_table
+from pipeline.dicom.read.tables import Floats, LookupTable, first_table
+from pipeline.dicom.read.values import coded
+
+_NOT_FOR_DISPLAY = (
+    uid.XRayAngiographicImageStorage,
+    uid.XRayRadiofluoroscopicImageStorage,
+    "1.2.840.10008.5.1.4.1.1.12.3",  # X-Ray Angiographic Bi-Plane, retired
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +39,9 @@ class GreyScale:
     ----------
     slope, intercept : float
         Rescale (1 and 0 where absent).
-    modality : Lookup or None
+    modality : LookupTable or None
         Modality LUT; replaces the rescale.
-    voi : Lookup or None
+    voi : LookupTable or None
         First VOI LUT.
     window : (centre, width, function) or None
         First valid window.
@@ -47,8 +55,8 @@ class GreyScale:
 
     slope: float
     intercept: float
-    modality: Lookup | None
-    voi: Lookup | None
+    modality: LookupTable | None
+    voi: LookupTable | None
     window: tuple[float, float, str] | None
     inverted: bool
     padding: tuple[int, int] | None
@@ -68,9 +76,9 @@ def grey_scale(header: Header, index: int, intensity: Intensity) -> GreyScale:
     dataset = header.dataset
     try:
         transform = functional_group(dataset, index, "PixelValueTransformationSequence")
-        slope, intercept = _rescale(transform if transform is not None else dataset)
+        slope, intercept, rescale_notes = _rescale(transform if transform is not None else dataset)
         signed = dataset.get("PixelRepresentation") == 1
-        modality = first_table(dataset, "ModalityLUTSequence", negative=signed)
+        modality, table_notes = _modality_table(header, signed)
         below_zero = modality is None and (signed or intercept < 0)
         voi, window, notes = _voi(dataset, index, intensity, below_zero)
         inverted, presentation_notes = _inversion(dataset)
@@ -81,8 +89,8 @@ def grey_scale(header: Header, index: int, intensity: Intensity) -> GreyScale:
         detail = f"a grey-scale element is malformed ({type(error).__name__})"
         raise DicomError("cannot decode", detail) from error
     if modality is not None:
-        slope, intercept, notes = 1.0, 0.0, ("modality LUT applied", *notes)
-    notes += presentation_notes
+        slope, intercept = 1.0, 0.0
+    notes = (*table_notes, *rescale_notes, *notes, *presentation_notes)
     return GreyScale(slope, intercept, modality, voi, window, inverted, padding, notes)
 
 
@@ -200,35 +208,72 @@ def _full_range(grey: GreyScale, depth: int, signed: bool) -> tuple[float, float
     return min(ends), max(ends)
 
 
-def _rescale(source: Dataset) -> tuple[float, float]:
+def _modality_table(header: Header, signed: bool) -> tuple[LookupTable | None, tuple[str, ...]]:
+    """The modality LUT and a note.
+
+    That of XA and XRF leads back to the intensity of the beam; it is not meant for display
+    (PS3.3 C.8.7.1.1.2).
+    """
+    if not header.dataset.get("ModalityLUTSequence"):
+        return None, ()
+    if header.sop_class in _NOT_FOR_DISPLAY:
+        return None, ("modality LUT of angiography not applied",)
+    found = first_table(header.dataset, "ModalityLUTSequence", negative=signed)
+    return found, ("modality LUT applied",)
+
+
+def _rescale(source: Dataset) -> tuple[float, float, tuple[str, ...]]:
+    """Slope, intercept and a note; a slope of 0, which would leave nothing, is ignored."""
     slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
     slope = 1.0 if slope in (None, "") else float(slope)
     intercept = 0.0 if intercept in (None, "") else float(intercept)
-    if slope == 0 or not np.isfinite([slope, intercept]).all():
-        raise DicomError("cannot decode", "Rescale Slope is 0 or rescale is not finite")
-    return slope, intercept
+    if not np.isfinite([slope, intercept]).all():
+        raise DicomError("cannot decode", "rescale is not finite")
+    if slope == 0:
+        return 1.0, 0.0, ("rescale with slope 0 ignored",)
+    return slope, intercept, ()
 
 
 def _voi(
     dataset: Dataset, index: int, intensity: Intensity, negative: bool
-) -> tuple[Lookup | None, tuple[float, float, str] | None, tuple[str, ...]]:
+) -> tuple[LookupTable | None, tuple[float, float, str] | None, tuple[str, ...]]:
     """VOI LUT, window and notes; a VOI LUT goes before a window where a file has both."""
     if intensity.window == "none":
         return None, None, ()
     item = functional_group(dataset, index, "FrameVOILUTSequence")
     source = item if item is not None else dataset
-    voi = first_table(source, "VOILUTSequence", negative=negative)
+    voi, notes = _voi_table(source, negative)
     if voi is not None:
-        many = len(source["VOILUTSequence"].value) > 1
-        return voi, None, ("first of several VOI LUTs",) if many else ("VOI LUT applied",)
-    centres, widths = _floats(source.get("WindowCenter")), _floats(source.get("WindowWidth"))
+        return voi, None, notes
+    window, more = _window(source)
+    return None, window, notes + more
+
+
+def _voi_table(source: Dataset, negative: bool) -> tuple[LookupTable | None, tuple[str, ...]]:
+    """The first VOI LUT and a note; one that is empty or malformed is ignored."""
+    items = source.get("VOILUTSequence")
+    if not items:
+        return None, ()
+    try:
+        voi = first_table(source, "VOILUTSequence", negative=negative)
+    except (AttributeError, DicomError, KeyError, TypeError, ValueError):
+        return None, ("invalid VOI LUT ignored",)
+    return voi, ("first of several VOI LUTs",) if len(items) > 1 else ("VOI LUT applied",)
+
+
+def _window(source: Dataset) -> tuple[tuple[float, float, str] | None, tuple[str, ...]]:
+    """The first window and a note; one that is malformed or not allowed is ignored."""
+    try:
+        centres, widths = _floats(source.get("WindowCenter")), _floats(source.get("WindowWidth"))
+    except (TypeError, ValueError, OverflowError):  # a decimal comma, an empty first value
+        return None, ("invalid window ignored",)
     if not centres or not widths:
-        return None, None, ()
-    function = str(source.get("VOILUTFunction") or "LINEAR").upper()
+        return None, ()
+    function = coded(source, "VOILUTFunction") or "LINEAR"
     if not _valid(centres[0], widths[0], function):
-        return None, None, ("invalid window ignored",)
+        return None, ("invalid window ignored",)
     notes = ("first of several windows",) if len(centres) > 1 else ("window applied",)
-    return None, (centres[0], widths[0], function), notes
+    return (centres[0], widths[0], function), notes
 
 
 def _valid(centre: float, width: float, function: str) -> bool:
@@ -248,9 +293,8 @@ def _floats(value: Any) -> list[float]:
 
 
 def _inversion(dataset: Dataset) -> tuple[bool, tuple[str, ...]]:
-    inverse = str(dataset.get("PresentationLUTShape") or "").strip().upper() == "INVERSE"
-    monochrome1 = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
-    if monochrome1:
+    inverse = coded(dataset, "PresentationLUTShape") == "INVERSE"
+    if coded(dataset, "PhotometricInterpretation") == "MONOCHROME1":
         return True, ("inverted (MONOCHROME1)",)
     return inverse, ("inverted (Presentation LUT Shape INVERSE)",) if inverse else ()
 

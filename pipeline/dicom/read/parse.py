@@ -83,15 +83,16 @@ def parse(file: BinaryIO, head: bytes, keywords: Sequence[str]) -> tuple[Dataset
         `file`, or the inflated data set of a deflated one; before the pixel data element.
     """
     tags: list[Any] = [Tag(keyword) for keyword in keywords]
-    if DeflatedExplicitVRLittleEndian.encode() in head[132:]:
-        stream = inflated(file, head)
+    start = deflated_from(file, head)
+    if start is not None:
+        stream = inflated(file, start)
         dataset = read_dataset(stream, False, True, stop_when=_at_pixels, specific_tags=tags)
         return dataset, DeflatedExplicitVRLittleEndian, stream
     file.seek(0)
     full = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=tags)
-    declared = full.file_meta.get("TransferSyntaxUID")
+    declared = str(full.file_meta.get("TransferSyntaxUID") or "").strip("\0 ")
     if declared:
-        return full, UID(str(declared)), file
+        return full, UID(declared), file
     implicit, little = full.original_encoding
     guessed = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     return full, ImplicitVRLittleEndian if implicit else guessed, file
@@ -101,16 +102,32 @@ def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
     return int(tag) in _PIXEL_TAGS
 
 
-def inflated(file: BinaryIO, head: bytes) -> BinaryIO:
-    """Inflate the data set of a deflated file, up to a limit (PS3.5 A.5).
+def _not_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag.group != 2
+
+
+def deflated_from(file: BinaryIO, head: bytes) -> int | None:
+    """Where the deflated data set of a file begins; None in all other transfer syntaxes.
+
+    The meta information may lack its length, and other elements may name the transfer syntax too.
+    """
+    if head[128:132] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() not in head[132:]:
+        return None
+    file.seek(132)
+    meta = read_dataset(file, False, True, stop_when=_not_meta)
+    deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    return file.tell() if deflated else None
+
+
+def inflated(file: BinaryIO, start: int) -> BinaryIO:
+    """Inflate the data set that begins at `start`, up to a limit (PS3.5 A.5).
 
     Raises
     ------
     DicomError
         "too large".
     """
-    (group_length,) = struct.unpack("<I", head[140:144])
-    file.seek(144 + group_length)
+    file.seek(start)
     inflater, content = zlib.decompressobj(-zlib.MAX_WBITS), BytesIO()
     packed = file.read(_STEP)
     while packed:

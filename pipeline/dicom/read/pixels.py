@@ -16,7 +16,7 @@ from pipeline.data.intensity import Intensity, every_value, histogram, look_up, 
 from pipeline.dicom.errors import DicomError, quiet
 from pipeline.dicom.read.header import Header, Openable, pixel_stream, read_header
 from pipeline.dicom.read.lut import GreyScale, apply, display_range, grey_scale
-from pipeline.dicom.read.stored import Layout, pixel_layout, stored_frames
+from pipeline.dicom.read.stored import Layout, Noted, pixel_layout, stored_frames
 
 
 @dataclass(slots=True)
@@ -60,10 +60,10 @@ def frames(source: Openable | Header, intensity: Intensity) -> Iterator[Frame]:
         When the file cannot be read.
     """
     header = source if isinstance(source, Header) else read_header(source)
-    layout = pixel_layout(header)
     with pixel_stream(header) as stream:
-        for index, pixels in enumerate(stored_frames(header, layout, stream)):
-            yield _finish(header, layout, pixels, index, intensity)
+        layout = pixel_layout(header, stream)
+        for index, stored in enumerate(stored_frames(header, layout, stream)):
+            yield _finish(header, layout, stored, index, intensity)
 
 
 def read_frame(source: Openable | Header, intensity: Intensity, index: int = 0) -> Frame:
@@ -77,34 +77,54 @@ def read_frame(source: Openable | Header, intensity: Intensity, index: int = 0) 
         When there is no such frame.
     """
     header = source if isinstance(source, Header) else read_header(source)
-    layout = pixel_layout(header)
-    if not 0 <= index < layout.number_of_frames:
-        raise IndexError(f"frame {index} of {layout.number_of_frames}")
     with pixel_stream(header) as stream:
-        pixels = next(stored_frames(header, layout, stream, only=index))
-    return _finish(header, layout, pixels, index, intensity)
+        layout = pixel_layout(header, stream)
+        if not 0 <= index < layout.number_of_frames:
+            raise IndexError(f"frame {index} of {layout.number_of_frames}")
+        stored = next(stored_frames(header, layout, stream, only=index))
+    return _finish(header, layout, stored, index, intensity)
 
 
 def _finish(
-    header: Header, layout: Layout, pixels: np.ndarray, index: int, intensity: Intensity
+    header: Header, layout: Layout, stored: Noted, index: int, intensity: Intensity
 ) -> Frame:
     """Stored values to display values."""
+    pixels, notes = stored
+    notes = layout.notes + notes
     if pixels.dtype.byteorder == ">":
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     if layout.photometric_interpretation == "PALETTE COLOR":
-        return Frame(_palette(header, pixels), index, ("palette applied",))
+        shown, more = _palette(header, pixels)
+        return Frame(shown, index, notes + more)
     if layout.samples_per_pixel == 3:
-        return Frame(np.ascontiguousarray(to_uint8(pixels, intensity)), index, ())
+        return Frame(np.ascontiguousarray(to_uint8(pixels, intensity)), index, notes)
     grey = grey_scale(header, index, intensity)
-    shown, limits = _grey(grey, layout, pixels, intensity)
-    return Frame(shown, index, grey.notes, limits)
+    if pixels.dtype.kind == "f":
+        shown, limits = _real(grey, layout, pixels, intensity)
+    else:
+        shown, limits = _grey(grey, layout, pixels, intensity)
+    return Frame(shown, index, notes + grey.notes, limits)
+
+
+def _real(
+    grey: GreyScale, layout: Layout, pixels: np.ndarray, intensity: Intensity
+) -> tuple[NDArray[np.uint8], tuple[float, float] | None]:
+    """As `_grey`, of floating-point pixel data; what is not a finite number is black."""
+    finite = np.isfinite(pixels)
+    if not finite.any():
+        raise DicomError("cannot decode", "no pixel is a finite number")
+    known = np.where(finite, pixels, pixels[finite].min())
+    shown, limits = _grey(grey, layout, known, intensity)
+    return np.where(finite, shown, 0).astype(np.uint8), limits
 
 
 def _grey(
     grey: GreyScale, layout: Layout, pixels: np.ndarray, intensity: Intensity
 ) -> tuple[NDArray[np.uint8], tuple[float, float] | None]:
     """Display values and the range that is displayed (see `display_range`)."""
-    bits, signed = layout.bits_stored, layout.pixel_representation == 1
+    # A codestream may hold fewer bits than the header says.
+    bits = min(layout.bits_stored, 8 * pixels.dtype.itemsize)
+    signed = layout.pixel_representation == 1
     if pixels.dtype.itemsize > 2:
         stored, places, counts = np.unique(pixels, return_inverse=True, return_counts=True)
         limits = display_range(grey, stored, lambda: counts, bits, signed, intensity)
@@ -122,14 +142,22 @@ def _is_identity(grey: GreyScale) -> bool:
     return grey.slope > 0 and all(table is None for table in tables)
 
 
-def _palette(header: Header, pixels: np.ndarray) -> NDArray[np.uint8]:
-    """RGB by the palette of the header (PS3.3 C.7.9); an alpha channel is left out."""
+def _palette(header: Header, pixels: np.ndarray) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """RGB by the palette of the header (PS3.3 C.7.9), and notes; an alpha channel is left out."""
+    if pixels.dtype.itemsize > 2:
+        raise DicomError("cannot decode", "a colour palette with more than 16 bits per pixel")
     try:
         with quiet():
-            rgb = apply_color_lut(pixels, header.dataset)[..., :3]
+            colours = apply_color_lut(every_value(pixels.dtype), header.dataset)[..., :3]
     except Exception as error:  # malformed tables surface as many types
         detail = f"the colour palette is malformed ({type(error).__name__})"
         raise DicomError("cannot decode", detail) from error
-    # Some writers declare 16 bits and fill in 8; the values decide.
-    wide = rgb.dtype.itemsize == 2 and int(rgb.max()) > 255
-    return np.ascontiguousarray(rgb >> 8 if wide else rgb).astype(np.uint8)
+    notes: tuple[str, ...] = ("palette applied",)
+    if colours.dtype.itemsize == 2:
+        # Some writers declare 16 bits and fill in 8: that is said of the whole table. A frame may
+        # well show its dark colours only.
+        narrow = int(colours.max()) <= 255
+        notes += ("palette of 8 bits that declares 16",) if narrow else ()
+        colours = colours if narrow else colours >> 8
+    table = np.ascontiguousarray(colours).astype(np.uint8)
+    return table[pixels.view(f"u{pixels.dtype.itemsize}")], notes

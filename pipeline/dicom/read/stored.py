@@ -1,30 +1,44 @@
 """Stored values of the frames of a DICOM file, one frame in memory at a time.
 
 Rows, columns, frames and lengths come from the file and may be absurd: they are checked against
-limits and against the bytes that are there before anything is allocated for them.
+limits and against the bytes that are there before anything is allocated for them. Where the header
+contradicts the pixel data in a way that can be seen, the data count and a note says so.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
 from pydicom import uid
-from pydicom.encaps import generate_frames, get_frame, parse_basic_offsets, parse_fragments
 
 from pipeline.dicom.errors import DicomError, quiet
 from pipeline.dicom.read.decoders import decode_compressed, decoder_for
-from pipeline.dicom.read.header import Header
-from pipeline.dicom.read.parse import UNDEFINED
+from pipeline.dicom.read.fragments import Frames, frame_fragments, joined_fragments
+from pipeline.dicom.read.header import Header, pixel_stream
+from pipeline.dicom.read.parse import UNDEFINED, PixelElement
 
 MAX_PIXELS = 100_000_000  # per frame; a stitched whole-leg radiograph has about 40 million
 _GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}  # bits allocated (PS3.3 C.7.6.24, 25)
+_NOT_OPTIONS = ("high_bit", "fragments", "notes")
+Noted = tuple[np.ndarray, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The Image Pixel module (PS3.3 C.7.6.3), checked; field names are pydicom's options."""
+    """The Image Pixel module (PS3.3 C.7.6.3), checked; field names are pydicom's options.
+
+    Attributes
+    ----------
+    number_of_frames : int
+        That there are; the header may announce fewer.
+    fragments : tuple
+        Of each frame, where the pixel data are encapsulated.
+    notes : tuple of str
+        Where the header is not believed, constant phrases.
+    """
 
     rows: int
     columns: int
@@ -32,9 +46,12 @@ class Layout:
     number_of_frames: int
     bits_allocated: int
     bits_stored: int
+    high_bit: int
     pixel_representation: int
     planar_configuration: int
     photometric_interpretation: str
+    fragments: Frames = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def frame_bits(self) -> int:
@@ -43,42 +60,70 @@ class Layout:
         samples = 2 if shared else self.samples_per_pixel
         return self.rows * self.columns * samples * self.bits_allocated
 
+    def options(self) -> dict[str, Any]:
+        """What pydicom's decoders are told."""
+        return {key: value for key, value in asdict(self).items() if key not in _NOT_OPTIONS}
 
-def pixel_layout(header: Header) -> Layout:
-    """Read and check the Image Pixel module.
+
+def pixel_layout(header: Header, stream: BinaryIO) -> Layout:
+    """Read and check the Image Pixel module, and compare it with the pixel data.
+
+    Parameters
+    ----------
+    stream : binary file
+        As `pixel_stream` gives it; where it stands afterwards is not defined.
 
     Raises
     ------
     DicomError
         "cannot decode" for missing or contradictory values, "too large" for frames above
-        `MAX_PIXELS`, "unsupported photometric interpretation".
+        `MAX_PIXELS`, "unsupported photometric interpretation", "truncated".
     """
     samples = header.number("SamplesPerPixel", 1)
     bits = header.number("BitsAllocated")
+    stored = header.number("BitsStored", bits)
     layout = Layout(
         rows=header.number("Rows"),
         columns=header.number("Columns"),
         samples_per_pixel=samples,
         number_of_frames=header.frame_count,
         bits_allocated=bits,
-        bits_stored=header.number("BitsStored", bits),
+        bits_stored=stored,
+        high_bit=header.number("HighBit", stored - 1),
         pixel_representation=header.number("PixelRepresentation", 0),
         planar_configuration=header.number("PlanarConfiguration", 0),
-        photometric_interpretation=header.text("PhotometricInterpretation"),
+        photometric_interpretation=header.text("PhotometricInterpretation").upper(),
     )
-    _check(header, layout)
-    return layout
+    element = header.element
+    assert element is not None
+    _check(header, layout, element)
+    if decoder_for(header.syntax).is_encapsulated:
+        return _encapsulated(header, layout, element, stream)
+    return _native_layout(header, layout, element, _size(stream) - element.offset)
 
 
-def _check(header: Header, layout: Layout) -> None:
+def frame_count(header: Header) -> int:
+    """Number of frames that there are; the header may announce fewer.
+
+    Raises
+    ------
+    DicomError
+        As `pixel_layout`.
+    """
+    with pixel_stream(header) as stream:
+        return pixel_layout(header, stream).number_of_frames
+
+
+def _check(header: Header, layout: Layout, element: PixelElement) -> None:
+    wanted = _FLOATS.get(element.keyword)
     for name, value, allowed in (
         ("Rows", layout.rows, range(1, 65536)),
         ("Columns", layout.columns, range(1, 65536)),
-        ("Samples per Pixel", layout.samples_per_pixel, (1, 3)),
+        ("Samples per Pixel", layout.samples_per_pixel, (1, 3) if wanted is None else (1,)),
         ("Number of Frames", layout.number_of_frames, range(1, 2**31)),
-        ("Bits Allocated", layout.bits_allocated, (1, 8, 16, 32)),
+        ("Bits Allocated", layout.bits_allocated, (wanted,) if wanted else (1, 8, 16, 32)),
         ("Bits Stored", layout.bits_stored, range(1, layout.bits_allocated + 1)),
-        ("High Bit", header.number("HighBit", layout.bits_stored - 1), (layout.bits_stored - 1,)),
+        ("High Bit", layout.high_bit, range(layout.bits_allocated)),
         ("Pixel Representation", layout.pixel_representation, (0, 1)),
         ("Planar Configuration", layout.planar_configuration, (0, 1)),
     ):
@@ -94,17 +139,52 @@ def _check(header: Header, layout: Layout) -> None:
     if photometric in ("YBR_ICT", "YBR_RCT") and header.syntax not in uid.JPEG2000TransferSyntaxes:
         detail = f"{photometric} in {header.syntax_name}"
         raise DicomError("unsupported photometric interpretation", detail)
+    encapsulated = decoder_for(header.syntax).is_encapsulated
+    if encapsulated != (element.length == UNDEFINED) or (encapsulated and wanted):
+        way = "undefined" if element.length == UNDEFINED else "defined"
+        detail = f"{header.syntax_name}: the pixel data has a length that is {way}"
+        raise DicomError("cannot decode", detail)
+
+
+def _encapsulated(
+    header: Header, layout: Layout, element: PixelElement, stream: BinaryIO
+) -> Layout:
+    stream.seek(element.offset)
+    extended = header.dataset.get("ExtendedOffsetTable") or b""
+    frames, notes = frame_fragments(stream, layout.number_of_frames, extended, header.syntax_name)
+    if len(frames) > layout.number_of_frames:
+        notes += ("more frames than announced",)
+    return replace(layout, number_of_frames=len(frames), fragments=frames, notes=notes)
+
+
+def _native_layout(header: Header, layout: Layout, element: PixelElement, available: int) -> Layout:
+    """Compare the length of the data with the header's (PS3.5 8.1.1: even lengths)."""
+    present = min(element.length, available)
+    notes = []
+    full = layout.rows * layout.columns * layout.bits_allocated // 8 * 3 * layout.number_of_frames
+    if layout.photometric_interpretation == "YBR_FULL_422" and present - full in (0, 1):
+        layout = replace(layout, photometric_interpretation="YBR_FULL")
+        notes.append("YBR_FULL_422 without shared chroma")
+    needed = (layout.frame_bits * layout.number_of_frames + 7) // 8
+    if present < needed:
+        raise DicomError("truncated", f"{header.syntax_name}: {present} of {needed} bytes")
+    count = present * 8 // layout.frame_bits
+    rest = present - (count * layout.frame_bits + 7) // 8
+    if present > needed + needed % 2 and rest <= 1 and layout.bits_allocated > 1:
+        layout = replace(layout, number_of_frames=count)
+        notes.append("more frames than announced")
+    return replace(layout, notes=tuple(notes))
 
 
 def stored_frames(
     header: Header, layout: Layout, stream: BinaryIO, only: int | None = None
-) -> Iterator[np.ndarray]:
-    """Yield stored values, frame by frame; YBR is converted to RGB.
+) -> Iterator[Noted]:
+    """Yield stored values, frame by frame, and notes on them; YBR is converted to RGB.
 
     Parameters
     ----------
     stream : binary file
-        Positioned at the value of the pixel data element; seekable.
+        As `pixel_stream` gives it.
     only : int, optional
         Yield this frame alone.
 
@@ -113,29 +193,25 @@ def stored_frames(
     DicomError
         "truncated" or "cannot decode".
     """
-    element = header.element
-    assert element is not None
-    if element.keyword != "PixelData":
-        raise DicomError("cannot decode", "floating-point pixel data")
-    compressed = decoder_for(header.syntax).is_encapsulated
-    if compressed != (element.length == UNDEFINED):
-        way = "undefined" if element.length == UNDEFINED else "defined"
-        detail = f"{header.syntax_name}: the pixel data has a length that is {way}"
-        raise DicomError("cannot decode", detail)
     indices = range(layout.number_of_frames) if only is None else range(only, only + 1)
-    yield from (_compressed if compressed else _native)(header, layout, stream, indices)
+    if layout.fragments:
+        options = layout.options() | {"number_of_frames": 1}
+        for index in indices:
+            frame = joined_fragments(stream, layout.fragments[index])
+            yield decode_compressed(frame, header.syntax, options)
+    else:
+        yield from _native(header, layout, stream, indices)
 
 
-def _native(
-    header: Header, layout: Layout, stream: BinaryIO, indices: range
-) -> Iterator[np.ndarray]:
+def _native(header: Header, layout: Layout, stream: BinaryIO, indices: range) -> Iterator[Noted]:
     element, decoder = header.element, decoder_for(header.syntax)
     assert element is not None
-    needed = (layout.frame_bits * layout.number_of_frames + 7) // 8
-    present = min(element.length, _size(stream) - element.offset)
-    if present < needed:
-        raise DicomError("truncated", f"{header.syntax_name}: {present} of {needed} bytes")
-    options = asdict(layout) | {"pixel_keyword": "PixelData", "pixel_vr": element.vr or "OW"}
+    stream.seek(element.offset)
+    options = layout.options()
+    options |= {"pixel_keyword": element.keyword, "pixel_vr": element.vr or "OW"}
+    odd = layout.high_bit != layout.bits_stored - 1 and element.keyword not in _FLOATS
+    if odd:
+        options["bits_stored"] = layout.bits_allocated  # all bits are wanted
     for index in indices:
         try:
             with quiet():
@@ -143,56 +219,22 @@ def _native(
         except Exception as error:  # the decoder has no common base for its errors
             detail = f"{header.syntax_name} ({type(error).__name__})"
             raise DicomError("cannot decode", detail) from error
-        yield pixels
+        yield _by_high_bit(pixels, layout) if odd else (pixels, ())
 
 
-def _compressed(
-    header: Header, layout: Layout, stream: BinaryIO, indices: range
-) -> Iterator[np.ndarray]:
-    options = asdict(layout) | {"number_of_frames": 1}
-    with quiet():
-        encoded = _encoded(header, layout, stream, indices)
-    for index in indices:
-        try:
-            with quiet():
-                frame = next(encoded, None)
-        except Exception as error:  # damaged item structure
-            detail = f"{header.syntax_name}: frame {index + 1} ({type(error).__name__})"
-            raise DicomError("cannot decode", detail) from error
-        if frame is None:
-            detail = f"{header.syntax_name}: {index} of {layout.number_of_frames} frames"
-            raise DicomError("truncated", detail)
-        yield decode_compressed(frame, header.syntax, options)
+def _by_high_bit(pixels: np.ndarray, layout: Layout) -> Noted:
+    """Values whose High Bit is not the last of Bits Stored.
 
-
-def _encoded(header: Header, layout: Layout, stream: BinaryIO, indices: range) -> Iterator[bytes]:
-    """Codestreams of the wanted frames, after a check that all fragments are there."""
-    start = stream.tell()
-    _require_fragments(header, layout, stream)
-    stream.seek(start)
-    offsets: dict[str, Any] = {"number_of_frames": layout.number_of_frames}
-    tables = [header.dataset.get(f"ExtendedOffsetTable{end}") for end in ("", "Lengths")]
-    if all(tables):
-        offsets["extended_offsets"] = tuple(tables)
-    if len(indices) == layout.number_of_frames:
-        return generate_frames(stream, **offsets)
-    return iter([get_frame(stream, index, **offsets) for index in indices])
-
-
-def _require_fragments(header: Header, layout: Layout, stream: BinaryIO) -> None:
-    try:
-        parse_basic_offsets(stream)
-        count, places = parse_fragments(stream)
-    except Exception as error:  # struct, EOF and value errors all mean a damaged structure
-        detail = f"{header.syntax_name}: damaged fragments ({type(error).__name__})"
-        raise DicomError("cannot decode", detail) from error
-    if count < layout.number_of_frames and not (count and layout.number_of_frames == 1):
-        detail = f"{header.syntax_name}: {count} fragments, {layout.number_of_frames} frames"
-        raise DicomError("truncated", detail)
-    stream.seek(places[-1] + 4)
-    length = int.from_bytes(stream.read(4), "little")
-    if places[-1] + 8 + length > _size(stream):
-        raise DicomError("truncated", f"{header.syntax_name}: the last fragment is cut off")
+    Either they lie higher up, and the bits below are 0 (PS3.5 8.1.1 before 2014), or the header
+    is wrong; what a frame holds tells one from the other.
+    """
+    shift, unused = (
+        layout.high_bit - layout.bits_stored + 1,
+        layout.bits_allocated - layout.bits_stored,
+    )
+    if shift > 0 and not (pixels & ((1 << shift) - 1)).any():
+        return pixels >> shift, ("values moved down by High Bit",)
+    return (pixels << unused) >> unused, ("wrong High Bit ignored",)
 
 
 def _size(stream: BinaryIO) -> int:

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
+class LookupTable:
     """A modality or VOI look-up table (PS3.3 C.11.1.1 and C.11.2.1.1).
 
     Attributes
@@ -36,20 +36,22 @@ class Lookup:
         return self.entries[place.astype(np.intp)]
 
 
-def first_table(source: Dataset, keyword: str, *, negative: bool) -> Lookup | None:
+def first_table(source: Dataset, keyword: str, *, negative: bool) -> LookupTable | None:
     """Read the first item of a LUT sequence.
 
     Parameters
     ----------
     keyword : str
-        "ModalityLUTSequence" or "VOILUTSequence".
+        "ModalityLUTSequence" or "VOILUTSequence". A VOI LUT that declares 16 bits and holds 14 or
+        fewer declares the size of its entries and not their range, as many do: its highest
+        entry, and not a quarter of the range, is white.
     negative : bool
         Whether the table's input may be negative. The first value mapped is then signed
         (PS3.3 C.11.1.1.1 and C.11.2.1.1), which the stored VR does not always say.
 
     Returns
     -------
-    Lookup or None
+    LookupTable or None
         None where there is no such sequence, or an empty one.
     """
     items = source.get(keyword)
@@ -62,8 +64,11 @@ def first_table(source: Dataset, keyword: str, *, negative: bool) -> Lookup | No
         first -= 65536
     if not 1 <= bits <= 16:
         bits = 16
+    filled = int(entries.max()).bit_length()
+    if keyword == "VOILUTSequence" and bits == 16 and 0 < filled <= 14:
+        bits = filled
     # Some writers declare fewer bits than they fill in; the values decide.
-    return Lookup(entries, first, max(bits, int(entries.max()).bit_length()))
+    return LookupTable(entries, first, max(bits, filled))
 
 
 def _entries(data: Any, count: int, item: Dataset) -> Floats:

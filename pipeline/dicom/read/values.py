@@ -38,6 +38,11 @@ def joined(value: Any) -> str:
         return str(value).strip()
 
 
+def coded(dataset: Dataset, keyword: str) -> str:
+    """A coded string (VR CS): spaces around it mean nothing, and its letters are capitals."""
+    return joined(dataset.get(keyword)).strip("\0 ").upper()
+
+
 def exact_text(dataset: Dataset, keyword: str) -> str | None:
     """Return the one value of a text element, to be copied into another object.
 

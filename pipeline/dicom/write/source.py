@@ -15,6 +15,7 @@ from pydicom.uid import UID, UID_dictionary
 from pipeline.dicom.errors import DicomError
 from pipeline.dicom.pseudonym import Pseudonyms
 from pipeline.dicom.read.header import Header
+from pipeline.dicom.read.stored import frame_count
 from pipeline.dicom.read.values import exact_text
 
 CANNOT_REFER = "no object written"
@@ -114,7 +115,7 @@ def describe(header: Header, *, copy_patient: bool, pseudonyms: Pseudonyms | Non
         original = _uid(header, keyword)
         setattr(reference, keyword, pseudonyms.uid(original) if pseudonyms else original)
     reference.Rows, reference.Columns = header.number("Rows"), header.number("Columns")
-    palette = header.text("PhotometricInterpretation") == "PALETTE COLOR"
+    palette = header.text("PhotometricInterpretation").upper() == "PALETTE COLOR"
     # As shown, not as stored: by this number highdicom knows colour.
     reference.SamplesPerPixel = 3 if palette else header.number("SamplesPerPixel", 1)
     if header.frame_count > 1:
@@ -137,6 +138,8 @@ def _sop_class(header: Header) -> UID:
         raise DicomError(CANNOT_REFER, f"{known[0]} is a retired SOP class")
     if header.frame_count > 1 and header.sop_class in _SINGLE_FRAME:
         raise DicomError(CANNOT_REFER, f"it has several frames, which {known[0]} does not allow")
+    if frame_count(header) != header.frame_count:
+        raise DicomError(CANNOT_REFER, "it has more frames than its header announces")
     return UID(header.sop_class)
 
 
