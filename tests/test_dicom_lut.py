@@ -102,7 +102,7 @@ def test_rescale_does_not_change_8_bit_pixels(tmp_path):
 def test_a_rescale_that_leaves_nothing_is_ignored(tmp_path):
     frame = read_frame(write(tmp_path / "a", RAMP, RescaleSlope=0, RescaleIntercept=1), FULL)
     assert frame.pixels.tolist() == [[0, 6, 12], [19, 25, 255]]
-    assert frame.notes == ("rescale with slope 0 ignored",)
+    assert frame.notes == ("wrong header: Rescale Slope 0 ignored",)
 
 
 def test_modality_lut_clamps_at_both_ends(tmp_path):

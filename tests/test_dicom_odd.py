@@ -15,6 +15,7 @@ from pydicom.sequence import Sequence
 
 from pipeline.data.intensity import Intensity
 from pipeline.dicom.errors import DicomError
+from pipeline.dicom.read.geometry import spacing
 from pipeline.dicom.read.header import read_header
 from pipeline.dicom.read.pixels import frames, read_frame
 from pipeline.dicom.read.stored import frame_count
@@ -53,7 +54,7 @@ def raw(path, old, new):
         (
             {"VOILUTSequence": lut([0, 1024, 2048, 4095], bits=16)},
             [[0, 64, 128, 255]],
-            "VOI LUT applied",
+            "wrong header: VOI LUT holds fewer bits than it declares",
         ),
         # 15 bits may be meant
         (
@@ -75,7 +76,7 @@ def raw(path, old, new):
             "modality LUT applied",
         ),
         ({"RescaleSlope": 0, "RescaleIntercept": 7}, [[0, 85, 170, 255]],
-         "rescale with slope 0 ignored"),
+         "wrong header: Rescale Slope 0 ignored"),
         ({"VOILUTSequence": items(), }, [[0, 85, 170, 255]], "invalid VOI LUT ignored"),
         (
             {"VOILUTSequence": items(), "WindowCenter": 1.5, "WindowWidth": 3,
@@ -125,7 +126,7 @@ def test_dark_frames_of_a_bright_palette_stay_dark(tmp_path):
             write(tmp_path / name, np.array([[0, 1], [1, 0]], np.uint8), **extra), FULL
         )
         assert frame.pixels[..., 0].tolist() == expected
-        assert ("palette of 8 bits that declares 16" in frame.notes) == narrow
+        assert ("wrong header: palette declares 16 bits and holds 8" in frame.notes) == narrow
 
 
 def test_ybr_full_422_in_full_length(tmp_path):
@@ -133,7 +134,7 @@ def test_ybr_full_422_in_full_length(tmp_path):
     dataset.PixelData = bytes([10, 128, 128, 200, 128, 128])
     frame = read_frame(save(dataset, tmp_path / "a"), FULL)
     assert frame.pixels.tolist() == [[[10, 10, 10], [200, 200, 200]]]
-    assert frame.notes == ("YBR_FULL_422 without shared chroma",)
+    assert frame.notes == ("wrong header: YBR_FULL_422 without shared chroma",)
 
 
 def encapsulated(path, codestreams, syntax, pixels=RED, **elements):
@@ -179,7 +180,7 @@ def test_colour_of_jpeg_is_that_of_the_codestream(tmp_path, label, options, colo
     )  # fmt: skip
     frame = read_frame(path, FULL)
     assert np.abs(frame.pixels.astype(int) - RED).max() <= 2
-    told = () if label[:3] == colour else (f"colour is {colour} in the codestream only",)
+    told = () if label[:3] == colour else (f"wrong header: colour is {colour} in the codestream",)
     assert frame.notes == told
 
 
@@ -205,7 +206,7 @@ def test_jpeg_2000_is_not_transformed_twice(tmp_path, label):
     dataset.save_as(tmp_path / "b")
     frame = read_frame(tmp_path / "b", FULL)
     np.testing.assert_array_equal(frame.pixels, noise)
-    told = ("colour is RGB in the codestream only",) if "FULL" in label else ()
+    told = ("wrong header: colour is RGB in the codestream",) if "FULL" in label else ()
     assert frame.notes == told
 
 
@@ -217,9 +218,9 @@ def test_jpeg_2000_is_not_transformed_twice(tmp_path, label):
     ("stored", "high", "note"),
     [
         (DEEP << 4, 15, "values moved down by High Bit"),
-        (DEEP, 15, "wrong High Bit ignored"),
-        (DEEP | 0xA000, 15, "wrong High Bit ignored"),
-        (DEEP, 7, "wrong High Bit ignored"),
+        (DEEP, 15, "wrong header: High Bit ignored"),
+        (DEEP | 0xA000, 15, "wrong header: High Bit ignored"),
+        (DEEP, 7, "wrong header: High Bit ignored"),
         (DEEP << 2, 13, "values moved down by High Bit"),
     ],
 )
@@ -259,7 +260,7 @@ def test_a_jpeg_of_8_bits_in_an_image_of_16(tmp_path, syntax):
     plain = encapsulated(tmp_path / "b", [jpeg(GREY)], uid.JPEGBaseline8Bit, GREY)
     frame = read_frame(path, FULL)
     np.testing.assert_array_equal(frame.pixels, read_frame(plain, FULL).pixels)
-    assert frame.notes == ("codestream of 8 bits in an image of 16",)
+    assert frame.notes == ("wrong header: codestream of 8 bits in an image of 16",)
 
 
 def test_a_lossless_jpeg_of_8_bits_in_an_image_of_16(tmp_path):
@@ -271,7 +272,7 @@ def test_a_lossless_jpeg_of_8_bits_in_an_image_of_16(tmp_path):
 
 
 STACK = RNG.integers(0, 256, (3, 40, 46), dtype=np.uint8)
-MORE = ("more frames than announced",)
+MORE = ("wrong header: more frames than announced",)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +323,9 @@ def test_a_wrong_offset_table_is_ignored(tmp_path, table, offset):
     dataset.save_as(path)
     found = list(frames(path, FULL))
     np.testing.assert_array_equal(np.stack([frame.pixels for frame in found]), STACK)
-    assert {frame.notes for frame in found} == {("wrong offset table ignored",) if offset else ()}
+    assert {frame.notes for frame in found} == {
+        ("wrong header: offset table ignored",) if offset else ()
+    }
     np.testing.assert_array_equal(read_frame(path, FULL, 2).pixels, STACK[2])
 
 
@@ -346,6 +349,46 @@ def test_frames_that_nothing_tells_apart(tmp_path):
     dataset.save_as(path)
     with pytest.raises(DicomError, match="nothing tells its frames apart"):
         list(frames(path, FULL))
+
+
+# --- geometry
+
+IMAGER = {"ImagerPixelSpacing": [0.2, 0.1]}
+DETECTOR = "ImagerPixelSpacing (at the detector)"
+DIVIDED = "ImagerPixelSpacing / EstimatedRadiographicMagnificationFactor"
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({}, None),
+        (IMAGER, (0.2, 0.1, DETECTOR)),
+        (IMAGER | {"PixelSpacing": [0.16, 0.08]}, (0.16, 0.08, "PixelSpacing")),
+        (
+            IMAGER | {"PixelSpacing": [0.2, 0.1]},
+            (0.2, 0.1, "PixelSpacing = ImagerPixelSpacing (at the detector)"),
+        ),
+        (
+            IMAGER | {"PixelSpacing": [0.2, 0.1], "PixelSpacingCalibrationType": "GEOMETRY"},
+            (0.2, 0.1, "PixelSpacing"),
+        ),
+        (IMAGER | {"EstimatedRadiographicMagnificationFactor": 1.25}, (0.16, 0.08, DIVIDED)),
+        (
+            IMAGER | {"PixelSpacing": [0.2, 0.1], "EstimatedRadiographicMagnificationFactor": 1.25},
+            (0.16, 0.08, DIVIDED),
+        ),
+        (IMAGER | {"EstimatedRadiographicMagnificationFactor": 0}, (0.2, 0.1, DETECTOR)),
+        ({"EstimatedRadiographicMagnificationFactor": 1.25}, None),
+        ({"PixelSpacing": [0.3, 0.3]}, (0.3, 0.3, "PixelSpacing")),
+    ],
+)
+def test_millimetres(tmp_path, elements, expected):
+    found = spacing(read_header(write(tmp_path / "a", GREY, **elements)))
+    if expected is None:
+        assert found is None
+    else:
+        assert (found.row, found.column) == pytest.approx(expected[:2])
+        assert found.source == expected[2]
 
 
 # --- meta information

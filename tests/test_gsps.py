@@ -79,12 +79,21 @@ def test_what_the_state_is(tmp_path):
     assert (tmp_path / "state.dcm").read_bytes() == first
 
 
-def test_pixels_that_are_not_square_keep_their_shape(tmp_path):
-    (square,) = state_of(tmp_path, PixelSpacing=[2, 2])[0].DisplayedAreaSelectionSequence
-    (tall,) = state_of(tmp_path, PixelSpacing=[2, 1.5])[0].DisplayedAreaSelectionSequence
-    assert square.PresentationPixelAspectRatio == [1, 1]
-    assert tall.PresentationPixelSpacing == [2, 1.5]
-    assert "PresentationPixelAspectRatio" not in tall
+@pytest.mark.parametrize(
+    ("elements", "spacing", "ratio"),
+    [
+        ({"PixelSpacing": [2, 2]}, None, [1, 1]),
+        ({"PixelSpacing": [2, 1.5]}, [2, 1.5], None),
+        ({"PixelAspectRatio": [4, 3]}, None, [4, 3]),
+        ({"PixelAspectRatio": ["10", "5"]}, None, [2, 1]),
+        ({"PixelAspectRatio": [0, 3]}, None, [1, 1]),
+        ({"PixelSpacing": [2, 2], "PixelAspectRatio": [4, 3]}, None, [1, 1]),  # mm are more exact
+    ],
+)
+def test_pixels_that_are_not_square_keep_their_shape(tmp_path, elements, spacing, ratio):
+    (area,) = state_of(tmp_path, **elements)[0].DisplayedAreaSelectionSequence
+    assert area.get("PresentationPixelSpacing") == spacing
+    assert area.get("PresentationPixelAspectRatio") == ratio
 
 
 @pytest.mark.parametrize("inverted", [False, True], ids=["MONOCHROME2", "MONOCHROME1"])

@@ -1,5 +1,6 @@
 import numpy as np
 import pydicom
+import pytest
 from object_factory import MAKER, MARK, ROOT, errors_of, source
 from predict_factory import spot
 from pydicom import uid
@@ -39,4 +40,18 @@ def test_a_frame_is_named_and_numbered(tmp_path):
     write_capture(tmp_path / "a.dcm", image, 2, PICTURE, MAKER)
     capture = pydicom.dcmread(tmp_path / "a.dcm")
     assert capture.SourceImageSequence[0].ReferencedFrameNumber == capture.InstanceNumber == 3
+    assert errors_of(tmp_path / "a.dcm") == []
+
+
+@pytest.mark.parametrize(
+    ("elements", "ratio"),
+    [
+        ({"PixelSpacing": [2, 2]}, None),
+        ({"PixelSpacing": [2, 1.5]}, [4, 3]),
+        ({"PixelAspectRatio": [1, 2]}, [1, 2]),
+    ],
+)
+def test_pixels_that_are_not_square_keep_their_shape(tmp_path, elements, ratio):
+    write_capture(tmp_path / "a.dcm", source(tmp_path / "image", **elements), 0, PICTURE, MAKER)
+    assert pydicom.dcmread(tmp_path / "a.dcm").get("PixelAspectRatio") == ratio
     assert errors_of(tmp_path / "a.dcm") == []

@@ -6,12 +6,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pipeline.dicom import WRONG_HEADER
 from pipeline.predict.batches import Batches, model_threads
 from pipeline.predict.budget import Budget
 from pipeline.predict.decode import BURNED_IN, Message, ended
 from pipeline.predict.overlay import Overlays
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import Ended, FileResult, FrameResult, Opened, Picture
+from pipeline.predict.twins import TWIN, Twins
 from pipeline.predict.views import Views
 from pipeline.predict.workspace import Workspace
 from pipeline.work.pool import Crashed, ProcessPool
@@ -53,6 +55,7 @@ class Chunks:
         self.views = Views(plan.detector, self.size, plan.windows, plan.options.tta)
         self.budget = Budget()
         self.objects = self._object_writer()
+        self.twins = Twins(plan.root)
 
     def _object_writer(self) -> "ObjectWriter | None":
         """What writes DICOM objects, if any are wanted: only then its library is loaded."""
@@ -69,6 +72,9 @@ class Chunks:
         encoded, as long as there is room for pictures.
         """
         plan, begun = self.plan, deque[_Chunk]()
+        for path, result in zip(self.paths[:done], self.space.results(), strict=False):
+            if result.ended.status == "processed":
+                self.twins.is_twin(result.opened.instance, path)
         tasks = enumerate(((path, False) for path in self.paths[done:]), done)
         with (
             Overlays(self.space.overlays, plan.classes, plan.options.overlays) as overlays,
@@ -107,6 +113,7 @@ class Chunks:
             result.opened = self.plan.known_as(message)
         elif isinstance(message, Picture):
             frame = _frame(message)
+            result.opened = result.opened.warned(*_contradictions(frame.notes))
             if not self._hidden(result):
                 frame.overlay = overlays.name(number, result, frame)
             result.frames.append(frame)
@@ -130,6 +137,8 @@ class Chunks:
                 for frame in result.frames:
                     overlays.remove(frame)
                 result.frames.clear()
+            elif self.twins.is_twin(result.opened.instance, self.paths[number]):
+                result.opened = result.opened.warned(TWIN)
             elif self.objects is not None:
                 self.objects.write(number, self.paths[number], result)
         self.space.commit(chunk.results.values())
@@ -145,3 +154,9 @@ def _frame(picture: Picture) -> FrameResult:
         notes=list(picture.notes),
         limits=picture.limits,
     )
+
+
+def _contradictions(notes: Sequence[str]) -> list[tuple[str, str]]:
+    """Warnings that a header is wrong, of notes that say so among others."""
+    kind = WRONG_HEADER.removesuffix(": ")
+    return [(kind, note.removeprefix(WRONG_HEADER)) for note in notes if note.startswith(kind)]

@@ -24,6 +24,7 @@ from pipeline.dicom.read.geometry import spacing
 from pipeline.dicom.read.header import Header, read_header
 from pipeline.dicom.read.parse import looks_like_dicom
 from pipeline.dicom.read.pixels import frames
+from pipeline.dicom.read.stored import frame_count
 from pipeline.predict.order import Place, place_of
 from pipeline.predict.records import Ended, Opened, Picture
 from pipeline.predict.select import Filters, rejected_by
@@ -51,6 +52,11 @@ _TEXT_IN_PICTURE = (
     "none is drawn"
 )
 Task = tuple[str, bool]  # path, headers only
+FOR_PROCESSING = "for processing"
+_NOT_FOR_EYES = (
+    "the header says that these are the detector's values, which are not for display: models that "
+    "were trained on pictures for presentation see something else"
+)
 Message = Opened | Place | Picture | Ended
 
 
@@ -187,7 +193,7 @@ class Reader:
             study=_uid(header, "StudyInstanceUID"),
             series=_uid(header, "SeriesInstanceUID"),
             instance=_uid(header, "SOPInstanceUID"),
-            frames=header.frame_count,
+            frames=header.frame_count if headers_only else _frame_count(header),
             warnings=self._warnings(header),
         )
         yield from self._place(header) if headers_only else self._pictures(header)
@@ -209,6 +215,8 @@ class Reader:
         warnings = []
         if header.text("BurnedInAnnotation").upper() == "YES":
             warnings.append((BURNED_IN, _TEXT_IN_PICTURE))
+        if "FOR PROCESSING" in header.text("PresentationIntentType").upper():
+            warnings.append((FOR_PROCESSING, _NOT_FOR_EYES))
         modality = header.text("Modality").upper()
         if self.modalities and modality not in self.modalities:
             text = f"the model was trained on {', '.join(self.modalities)}"
@@ -220,6 +228,14 @@ def _uid(header: Header, keyword: str) -> str:
     """A UID, or nothing where the element holds anything else, which could be a name."""
     text = header.text(keyword)
     return text if re.fullmatch(r"[0-9.]{1,64}", text) else ""
+
+
+def _frame_count(header: Header) -> int:
+    """How many frames there are; as announced, where decoding will say what is wrong."""
+    try:
+        return frame_count(header)
+    except DicomError:
+        return header.frame_count
 
 
 def _archive(file: Path | Member) -> Ended:

@@ -4,7 +4,6 @@ An object that cannot be made costs itself only, and a line in warnings.csv.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +61,7 @@ class ObjectWriter:
             Of the input, relative to the root of the plan.
         """
         troubles = list(self._write(f"{number + 1:06d}-{result.opened.instance}", path, result))
-        result.opened = replace(result.opened, warnings=(*result.opened.warnings, *troubles))
+        result.opened = result.opened.warned(*troubles)
 
     def _write(self, stem: str, path: str, result: FileResult) -> list[_Warning]:
         try:

@@ -4,7 +4,7 @@ All of it is plain data: it crosses a process boundary, and it is kept in the jo
 Of a DICOM header only UIDs get this far.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,10 @@ class Opened:
     instance: str = ""
     frames: int = 1
     warnings: tuple[tuple[str, str], ...] = ()
+
+    def warned(self, *more: tuple[str, str]) -> "Opened":
+        """With more warnings, each once."""
+        return replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *more))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pipeline.data.intensity import Intensity
 from pipeline.dicom.errors import DicomError
 from pipeline.dicom.read.header import quiet, read_header
 from pipeline.dicom.read.pixels import read_frame
+from pipeline.dicom.read.stored import frame_count
 
 _PATIENT = ("PatientID", "IssuerOfPatientID")
 
@@ -55,8 +56,8 @@ def read_dicom(raw: Path, record: Record, intensity: Intensity) -> Picture:
     path = raw / record.path
     try:
         header = read_header(path)
-        if header.frame_count > 1:
-            raise Unreadable("several frames in one file", f"{header.frame_count} frames")
+        if (count := frame_count(header)) > 1:
+            raise Unreadable("several frames in one file", f"{count} frames")
         frame = read_frame(header, intensity)
     except FileNotFoundError as error:
         raise Unreadable("image missing") from error

@@ -13,6 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import convert_color_space, get_decoder
 from pydicom.pixels.decoders.base import Decoder, DecodeRunner
 
+from pipeline.dicom import WRONG_HEADER
 from pipeline.dicom.errors import DicomError, quiet, syntax_name
 from pipeline.dicom.read.codestream import Codestream, inspect, rle_segments
 
@@ -90,7 +91,7 @@ def decode_compressed(
     extended = syntax == uid.JPEGExtended12Bit
     if found is not None and syntax in _JPEG and found.precision <= 8 < options["bits_allocated"]:
         options = {**options, "bits_allocated": 8, "bits_stored": 8}
-        notes += ("codestream of 8 bits in an image of 16",)
+        notes += (f"{WRONG_HEADER}codestream of 8 bits in an image of 16",)
     plugin = "pillow" if extended and options["bits_stored"] == 8 else PLUGINS[syntax]
     options = {**options, "decoding_plugin": plugin}
     if extended:
@@ -117,7 +118,9 @@ def _colour(found: Codestream | None, options: dict[str, Any]) -> tuple[str, tup
     # Decoders turn YBR_ICT and YBR_RCT, the transforms of JPEG 2000, into RGB.
     said = "YBR" if label in ("YBR_FULL", "YBR_FULL_422") else "RGB"
     colour = (found.colour if found is not None else "") or said
-    return colour, () if colour == said else (f"colour is {colour} in the codestream only",)
+    return colour, () if colour == said else (
+        f"{WRONG_HEADER}colour is {colour} in the codestream",
+    )
 
 
 def _checked(frame: bytes, syntax: uid.UID, options: dict[str, Any]) -> Codestream | None:

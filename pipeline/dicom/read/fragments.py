@@ -12,11 +12,12 @@ from typing import BinaryIO
 
 from pydicom.encaps import parse_basic_offsets, parse_fragments
 
+from pipeline.dicom import WRONG_HEADER
 from pipeline.dicom.errors import DicomError
 
 # SOI of JPEG and JPEG-LS, SOC and SIZ of JPEG 2000, the signature of a JP2 file
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
-IGNORED = "wrong offset table ignored"
+IGNORED = f"{WRONG_HEADER}offset table ignored"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,10 @@ from pipeline.dicom.errors import quiet
 from pipeline.dicom.read.header import Header
 from pipeline.dicom.read.lut import functional_group
 
-AT_DETECTOR = "ImagerPixelSpacing (at the detector)"
+PIXEL, IMAGER, NOMINAL = "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"
+AT_DETECTOR = f"{IMAGER} (at the detector)"
+REPEATED = f"{PIXEL} = {IMAGER} (at the detector)"
+ESTIMATED = f"{IMAGER} / EstimatedRadiographicMagnificationFactor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class Spacing:
         mm from row to row (down) and from column to column (to the right).
     source : str
         The element it came from. Imager Pixel Spacing is measured at the detector: in the
-        patient, lengths are smaller by the magnification (PS3.3 10.7.1.3).
+        patient, lengths are smaller by the magnification (PS3.3 10.7.1.3), which the header may
+        estimate.
     """
 
     row: float
@@ -35,21 +39,48 @@ def spacing(header: Header, index: int = 0) -> Spacing | None:
     """Return the pixel spacing of a frame, or None where the header has none that makes sense.
 
     Pixel Spacing goes before Imager Pixel Spacing, and this before Nominal Scanned Pixel
-    Spacing; in multi-frame objects the frame's Pixel Measures go before all.
+    Spacing; in multi-frame objects the frame's Pixel Measures go before all. A Pixel Spacing that
+    only repeats Imager Pixel Spacing, without a word on calibration, is one at the detector
+    (PS3.3 10.7.1.1).
     """
     with quiet():
         measures = functional_group(header.dataset, index, "PixelMeasuresSequence")
-        candidates = [
-            (measures, "PixelSpacing", "PixelSpacing"),
-            (header.dataset, "PixelSpacing", "PixelSpacing"),
-            (header.dataset, "ImagerPixelSpacing", AT_DETECTOR),
-            (header.dataset, "NominalScannedPixelSpacing", "NominalScannedPixelSpacing"),
-        ]
-        for dataset, keyword, name in candidates:
-            found = _pair(dataset, keyword)
-            if found:
-                return Spacing(*found, name)
-    return None
+        dataset = header.dataset
+        found = _pair(measures, PIXEL)
+        if found:
+            return Spacing(*found, PIXEL)
+        pixel, imager = _pair(dataset, PIXEL), _pair(dataset, IMAGER)
+        repeated = pixel == imager and not header.text("PixelSpacingCalibrationType")
+        if pixel and not repeated:
+            return Spacing(*pixel, PIXEL)
+        if imager:
+            return _in_patient(header, imager) or Spacing(
+                *imager, REPEATED if pixel else AT_DETECTOR
+            )
+        nominal = _pair(dataset, NOMINAL)
+    return Spacing(*nominal, NOMINAL) if nominal else None
+
+
+def _in_patient(header: Header, imager: tuple[float, float]) -> Spacing | None:
+    """Spacing at the depth that the magnification is estimated for (PS3.3 C.8.11.5)."""
+    try:
+        factor = float(header.text("EstimatedRadiographicMagnificationFactor"))
+    except ValueError:  # absent, or no number
+        return None
+    row, column = imager
+    return Spacing(row / factor, column / factor, ESTIMATED) if 1 <= factor < 10 else None
+
+
+def pixel_shape(header: Header, index: int = 0) -> tuple[float, float]:
+    """Height and width of a pixel, in any one unit; 1 and 1 where the header does not say.
+
+    By the spacing, else by Pixel Aspect Ratio (PS3.3 C.7.6.3.1.7).
+    """
+    found = spacing(header, index)
+    if found is not None:
+        return found.row, found.column
+    with quiet():
+        return _pair(header.dataset, "PixelAspectRatio") or (1.0, 1.0)
 
 
 def slice_position(header: Header) -> float | None:

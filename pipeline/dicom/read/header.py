@@ -34,12 +34,15 @@ _SELECTION = (
     "ViewPosition",
     "SeriesDescription",
     "BurnedInAnnotation",
+    "PresentationIntentType",
 )
 _GEOMETRY = (
     "PixelSpacing",
     "ImagerPixelSpacing",
     "NominalScannedPixelSpacing",
     "PixelSpacingCalibrationType",
+    "EstimatedRadiographicMagnificationFactor",
+    "PixelAspectRatio",
     "InstanceNumber",
     "ImagePositionPatient",
     "ImageOrientationPatient",

@@ -19,6 +19,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from pipeline.data.intensity import Intensity, quantise, scale, tail_limits
+from pipeline.dicom import WRONG_HEADER
 from pipeline.dicom.errors import DicomError
 from pipeline.dicom.read.header import Header
 from pipeline.dicom.read.tables import Floats, LookupTable, first_table
@@ -230,7 +231,7 @@ def _rescale(source: Dataset) -> tuple[float, float, tuple[str, ...]]:
     if not np.isfinite([slope, intercept]).all():
         raise DicomError("cannot decode", "rescale is not finite")
     if slope == 0:
-        return 1.0, 0.0, ("rescale with slope 0 ignored",)
+        return 1.0, 0.0, (f"{WRONG_HEADER}Rescale Slope 0 ignored",)
     return slope, intercept, ()
 
 
@@ -258,7 +259,10 @@ def _voi_table(source: Dataset, negative: bool) -> tuple[LookupTable | None, tup
         voi = first_table(source, "VOILUTSequence", negative=negative)
     except (AttributeError, DicomError, KeyError, TypeError, ValueError):
         return None, ("invalid VOI LUT ignored",)
-    return voi, ("first of several VOI LUTs",) if len(items) > 1 else ("VOI LUT applied",)
+    notes = ["first of several VOI LUTs" if len(items) > 1 else "VOI LUT applied"]
+    if voi is not None and voi.bits < items[0].LUTDescriptor[2] <= 16:
+        notes.append(f"{WRONG_HEADER}VOI LUT holds fewer bits than it declares")
+    return voi, tuple(notes)
 
 
 def _window(source: Dataset) -> tuple[tuple[float, float, str] | None, tuple[str, ...]]:

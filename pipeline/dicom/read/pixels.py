@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut
 
 from pipeline.data.intensity import Intensity, every_value, histogram, look_up, to_uint8
+from pipeline.dicom import WRONG_HEADER
 from pipeline.dicom.errors import DicomError, quiet
 from pipeline.dicom.read.header import Header, Openable, pixel_stream, read_header
 from pipeline.dicom.read.lut import GreyScale, apply, display_range, grey_scale
@@ -83,6 +84,27 @@ def read_frame(source: Openable | Header, intensity: Intensity, index: int = 0) 
             raise IndexError(f"frame {index} of {layout.number_of_frames}")
         stored = next(stored_frames(header, layout, stream, only=index))
     return _finish(header, layout, stored, index, intensity)
+
+
+def same_pixels(one: Openable, other: Openable) -> bool:
+    """Say whether two files hold the same stored values, in whatever transfer syntax.
+
+    Raises
+    ------
+    OSError
+        When a file cannot be read.
+    """
+    try:
+        headers = read_header(one), read_header(other)
+        with pixel_stream(headers[0]) as first, pixel_stream(headers[1]) as second:
+            streams = first, second
+            layouts = [pixel_layout(h, s) for h, s in zip(headers, streams, strict=True)]
+            if layouts[0].number_of_frames != layouts[1].number_of_frames:
+                return False
+            pairs = zip(*map(stored_frames, headers, layouts, streams), strict=True)
+            return all(np.array_equal(a, b) for (a, _), (b, _) in pairs)
+    except DicomError:
+        return False
 
 
 def _finish(
@@ -157,7 +179,7 @@ def _palette(header: Header, pixels: np.ndarray) -> tuple[NDArray[np.uint8], tup
         # Some writers declare 16 bits and fill in 8: that is said of the whole table. A frame may
         # well show its dark colours only.
         narrow = int(colours.max()) <= 255
-        notes += ("palette of 8 bits that declares 16",) if narrow else ()
+        notes += (f"{WRONG_HEADER}palette declares 16 bits and holds 8",) if narrow else ()
         colours = colours if narrow else colours >> 8
     table = np.ascontiguousarray(colours).astype(np.uint8)
     return table[pixels.view(f"u{pixels.dtype.itemsize}")], notes

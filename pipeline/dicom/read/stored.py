@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from pydicom import uid
 
+from pipeline.dicom import WRONG_HEADER
 from pipeline.dicom.errors import DicomError, quiet
 from pipeline.dicom.read.decoders import decode_compressed, decoder_for
 from pipeline.dicom.read.fragments import Frames, frame_fragments, joined_fragments
@@ -23,6 +24,7 @@ _GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}  # bits allocated (PS3.3 C.7.6.24, 25)
 _NOT_OPTIONS = ("high_bit", "fragments", "notes")
+_MORE_FRAMES = f"{WRONG_HEADER}more frames than announced"
 Noted = tuple[np.ndarray, tuple[str, ...]]
 
 
@@ -153,7 +155,7 @@ def _encapsulated(
     extended = header.dataset.get("ExtendedOffsetTable") or b""
     frames, notes = frame_fragments(stream, layout.number_of_frames, extended, header.syntax_name)
     if len(frames) > layout.number_of_frames:
-        notes += ("more frames than announced",)
+        notes += (_MORE_FRAMES,)
     return replace(layout, number_of_frames=len(frames), fragments=frames, notes=notes)
 
 
@@ -164,7 +166,7 @@ def _native_layout(header: Header, layout: Layout, element: PixelElement, availa
     full = layout.rows * layout.columns * layout.bits_allocated // 8 * 3 * layout.number_of_frames
     if layout.photometric_interpretation == "YBR_FULL_422" and present - full in (0, 1):
         layout = replace(layout, photometric_interpretation="YBR_FULL")
-        notes.append("YBR_FULL_422 without shared chroma")
+        notes.append(f"{WRONG_HEADER}YBR_FULL_422 without shared chroma")
     needed = (layout.frame_bits * layout.number_of_frames + 7) // 8
     if present < needed:
         raise DicomError("truncated", f"{header.syntax_name}: {present} of {needed} bytes")
@@ -172,7 +174,7 @@ def _native_layout(header: Header, layout: Layout, element: PixelElement, availa
     rest = present - (count * layout.frame_bits + 7) // 8
     if present > needed + needed % 2 and rest <= 1 and layout.bits_allocated > 1:
         layout = replace(layout, number_of_frames=count)
-        notes.append("more frames than announced")
+        notes.append(_MORE_FRAMES)
     return replace(layout, notes=tuple(notes))
 
 
@@ -225,8 +227,8 @@ def _native(header: Header, layout: Layout, stream: BinaryIO, indices: range) ->
 def _by_high_bit(pixels: np.ndarray, layout: Layout) -> Noted:
     """Values whose High Bit is not the last of Bits Stored.
 
-    Either they lie higher up, and the bits below are 0 (PS3.5 8.1.1 before 2014), or the header
-    is wrong; what a frame holds tells one from the other.
+    Either they lie higher up, and the bits below are 0 (PS3.5 8.1.1 once allowed that), or the
+    header is wrong; what a frame holds tells one from the other.
     """
     shift, unused = (
         layout.high_bit - layout.bits_stored + 1,
@@ -234,7 +236,7 @@ def _by_high_bit(pixels: np.ndarray, layout: Layout) -> Noted:
     )
     if shift > 0 and not (pixels & ((1 << shift) - 1)).any():
         return pixels >> shift, ("values moved down by High Bit",)
-    return (pixels << unused) >> unused, ("wrong High Bit ignored",)
+    return (pixels << unused) >> unused, (f"{WRONG_HEADER}High Bit ignored",)
 
 
 def _size(stream: BinaryIO) -> int:

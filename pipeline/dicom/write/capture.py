@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
+from pipeline.dicom.read.geometry import pixel_shape
 from pipeline.dicom.write import codes as ours
-from pipeline.dicom.write.maker import Maker, new_object, silent, store
+from pipeline.dicom.write.maker import Maker, aspect_ratio, new_object, silent, store
 from pipeline.dicom.write.source import SourceImage
 
 
@@ -49,6 +50,9 @@ def _capture(source: SourceImage, frame: int, pixels: NDArray[np.uint8], maker: 
     capture.SourceImageSequence = [_origin(source, frame)]
     if source.header.text("LossyImageCompression") == "01":
         capture.LossyImageCompression = "01"  # once lossy, always lossy (C.7.6.1.1.5)
+    height, width = pixel_shape(source.header, frame)
+    if height != width:
+        capture.PixelAspectRatio = aspect_ratio(height, width)
     _add_pixels(capture, pixels)
     return capture
 

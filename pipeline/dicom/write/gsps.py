@@ -35,9 +35,18 @@ from pydicom.valuerep import DS
 
 from pipeline.data.intensity import Intensity
 from pipeline.dicom.errors import DicomError
-from pipeline.dicom.read.geometry import spacing
+from pipeline.dicom.read.geometry import pixel_shape, spacing
 from pipeline.dicom.read.lut import GreyScale, grey_scale, values_of_interest
-from pipeline.dicom.write.maker import Findings, Maker, Region, new_object, outline, silent, store
+from pipeline.dicom.write.maker import (
+    Findings,
+    Maker,
+    Region,
+    aspect_ratio,
+    new_object,
+    outline,
+    silent,
+    store,
+)
 from pipeline.dicom.write.source import CANNOT_REFER, SourceImage
 
 Limits = Mapping[int, tuple[float, float] | None]
@@ -131,12 +140,15 @@ def _grey_state(
 
 def _set_shape(state: Dataset, source: SourceImage, frame: int) -> None:
     """Give pixels that are not square their shape; highdicom makes all of them square."""
-    found = spacing(source.header, frame)
-    if found is not None and found.row != found.column:
-        (area,) = state.DisplayedAreaSelectionSequence
-        lengths = (found.row, found.column)
-        area.PresentationPixelSpacing = [DS(length, auto_format=True) for length in lengths]
-        del area.PresentationPixelAspectRatio
+    height, width = pixel_shape(source.header, frame)
+    if height == width:
+        return
+    (area,) = state.DisplayedAreaSelectionSequence
+    if spacing(source.header, frame) is None:
+        area.PresentationPixelAspectRatio = aspect_ratio(height, width)
+        return
+    area.PresentationPixelSpacing = [DS(length, auto_format=True) for length in (height, width)]
+    del area.PresentationPixelAspectRatio
 
 
 def _annotation(source: SourceImage, findings: Findings, frame: int) -> GraphicAnnotation:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -116,6 +117,12 @@ def outline(region: Region, rows: int, columns: int) -> NDArray[np.float64]:
     x, y, width, height = region.box
     right, bottom = min(round(x + width, 2), columns), min(round(y + height, 2), rows)
     return np.array([[x, y], [right, y], [right, bottom], [x, bottom], [x, y]], dtype=np.float64)
+
+
+def aspect_ratio(height: float, width: float) -> list[int]:
+    """Height and width of a pixel as whole numbers (PS3.3 C.7.6.3.1.7)."""
+    ratio = Fraction(height / width).limit_denominator(10000)
+    return [ratio.numerator, ratio.denominator]
 
 
 def derived_uid(*parts: object) -> UID:
