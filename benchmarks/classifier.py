@@ -79,7 +79,7 @@ class ViTClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, 3, H, W), H and W multiples of 16."""
-        tokens, _ = self.backbone.tokens(images)
+        tokens, _ = self.backbone.tokens(self.backbone.patch(images))
         return self.head(tokens[:, 0])
 
 

@@ -9,6 +9,7 @@ from pipeline.models.backbones.glnet import GLNet
 from pipeline.models.backbones.swin import Swin
 from pipeline.models.backbones.vit import ViT
 from pipeline.models.detector import Detector
+from pipeline.models.heads.aligned import AlignedHead
 from pipeline.models.heads.base import Head
 from pipeline.models.heads.retinanet import RetinaNetHead
 from pipeline.models.params import DetectorSpec
@@ -21,7 +22,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "acmix_resnet": AcmixResNet,
     "glnet": GLNet,
 }
-HEADS: dict[str, type[Head]] = {"retinanet": RetinaNetHead}
+HEADS: dict[str, type[Head]] = {"retinanet": RetinaNetHead, "aligned": AlignedHead}
 
 
 def build_backbone(spec: DetectorSpec, *, checkpointing: bool = False) -> Backbone:
@@ -45,7 +46,7 @@ def build_backbone(spec: DetectorSpec, *, checkpointing: bool = False) -> Backbo
         drop_path=spec.drop_path,
         checkpointing=checkpointing,
         options=spec.backbone_options(),
-        **({"width": spec.width} if spec.width else {}),
+        **({"width": spec.width, "stem": spec.stem} if spec.backbone == "vit" else {}),
     )
 
 

@@ -16,7 +16,8 @@ from pipeline.errors import DescryError
 from pipeline.schema import FROZEN, Fraction, Positive, Schema
 
 BackboneName = Literal["vit", "swin", "dat", "acmix_swin", "acmix_resnet", "glnet"]
-HeadName = Literal["retinanet"]
+HeadName = Literal["retinanet", "aligned"]
+StemName = Literal["patch", "convolutions"]
 SizeName = Literal["micro", "tiny", "small", "base", "stl", "4g", "9g", "16g", "26", "38", "50"]
 Group = TypeVar("Group")
 
@@ -175,7 +176,7 @@ OPTIONS: dict[str, type] = {
 
 @dataclass(frozen=True, config=FROZEN)
 class Model(InteractionSpec):
-    """Backbone, interaction and head; how large they are stands in `Scale`.
+    """Backbone and interaction; how large they are, and the head, stand in `Scale`.
 
     Attributes
     ----------
@@ -183,7 +184,6 @@ class Model(InteractionSpec):
     options : dict
         What only this backbone has, by the names of its group in `OPTIONS`; what is not named is
         as there.
-    head : str
     width : int
         Control: channels of a wider ViT in place of its size's; 0: as the size says.
     drop_path : float or None
@@ -194,7 +194,6 @@ class Model(InteractionSpec):
 
     backbone: BackboneName = "vit"
     options: dict[str, Any] = field(default_factory=dict, hash=False)
-    head: HeadName = "retinanet"
     width: Annotated[int, Field(ge=0, le=4096)] = 0
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.0
 
@@ -214,19 +213,26 @@ class Model(InteractionSpec):
 
 @dataclass(frozen=True, config=FROZEN)
 class Scale:
-    """How large a detector is.
+    """How large a detector is, and in which form: the paper's, or one that learns sooner.
 
     Attributes
     ----------
     size : str
         Of the backbone, "micro" to "base"; the rest are some families' own names for theirs.
+    stem : {"patch", "convolutions"}
+        What a ViT's blocks start from: one convolution of 16 x 16 px, as in the paper, or four of
+        3 x 3, whose stride-8 map the pyramid sees as well. Other backbones have stems of their own.
+    head : {"retinanet", "aligned"}
+        With anchors, as in the paper, or without; see `pipeline.models.heads`.
     fpn_channels : int
         Channels of the pyramid and of the head.
     anchor_scale : float
-        Side of the smallest anchor in units of its level's stride.
+        Side of the smallest anchor in units of its level's stride, for heads with anchors.
     """
 
     size: SizeName = "small"
+    stem: StemName = "patch"
+    head: HeadName = "retinanet"
     fpn_channels: Annotated[int, Field(ge=16, le=1024, multiple_of=16)] = 256
     anchor_scale: Positive = 4.0
 

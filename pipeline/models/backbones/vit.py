@@ -13,13 +13,14 @@ from torch.nn import functional as F
 
 from pipeline.errors import DescryError
 from pipeline.models.backbones.base import Backbone, DropPath, drop_path_rates
+from pipeline.models.backbones.stem import ConvStem
 from pipeline.models.interaction import (
     branch_of,
     interpolation_matrix,
     reset_interactions,
     stream_of,
 )
-from pipeline.models.params import PLAIN, InteractionSpec, ViTOptions
+from pipeline.models.params import PLAIN, InteractionSpec, StemName, ViTOptions
 
 PATCH = 16
 BASE_GRID = 14  # the position table's own grid (224 px), interpolated to any other
@@ -115,6 +116,9 @@ class ViT(Backbone):
     options : ViTOptions
     width : int
         Channels in place of the size's own, for a control of equal parameters; 0 keeps them.
+    stem : {"patch", "convolutions"}
+        One convolution of 16 x 16 px, or a `ConvStem`, whose stride-8 map is added to that of the
+        blocks.
     """
 
     sizes = SIZES
@@ -128,6 +132,7 @@ class ViT(Backbone):
         checkpointing: bool = False,
         options: ViTOptions = ViTOptions(),
         width: int = 0,
+        stem: StemName = "patch",
     ) -> None:
         super().__init__()
         dim, depth, heads = SIZES[size]
@@ -138,7 +143,7 @@ class ViT(Backbone):
             )
         self.dim, self.checkpointing = dim, checkpointing
         self.channels = (dim // 2, dim, dim)
-        self.patch = nn.Conv2d(3, dim, PATCH, PATCH)
+        self.patch = ConvStem(dim) if stem == "convolutions" else nn.Conv2d(3, dim, PATCH, PATCH)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if options.class_token else None
         self.positions = nn.Parameter(torch.zeros(1, BASE_GRID**2 + options.class_token, dim))
         rates = drop_path_rates(drop_path or 0.0, depth)
@@ -154,12 +159,20 @@ class ViT(Backbone):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if isinstance(self.patch, ConvStem):
+            self.patch.reset_parameters()
         nn.init.trunc_normal_(self.positions, std=0.02)
         reset_interactions(self)
 
-    def tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Normed tokens (B, P + N, C) after the last block, and the grid (H, W)."""
-        x = self.patch(images)  # (B, C, H, W)
+    def tokens(self, patches: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Normed tokens (B, P + N, C) after the last block, and the grid (H, W).
+
+        Parameters
+        ----------
+        patches : tensor (B, C, H, W)
+            What the stem made of the images.
+        """
+        x = patches
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
         if self.class_token is not None:
@@ -181,7 +194,12 @@ class ViT(Backbone):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Maps of strides 8 (transposed convolution), 16 (as is) and 32 (maximum)."""
-        tokens, grid = self.tokens(images)
+        patches = self.patch(images)
+        fine = None
+        if isinstance(self.patch, ConvStem):
+            fine, patches = patches
+        tokens, grid = self.tokens(patches)
         prefix = tokens.shape[1] - grid[0] * grid[1]
         c4 = tokens[:, prefix:].transpose(1, 2).unflatten(2, grid)  # (B, C, H, W)
-        return [self.finer(c4), c4, F.max_pool2d(c4, 2)]
+        c3 = self.finer(c4)
+        return [c3 if fine is None else c3 + fine, c4, F.max_pool2d(c4, 2)]

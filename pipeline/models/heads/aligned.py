@@ -1,0 +1,182 @@
+"""A head without anchors, for training from random weights on few images.
+
+Each place of a level scores the classes and says how far the four sides of its box are, each as a
+distribution over bins ("Generalized Focal Loss", arXiv 2006.04388). Places are given to boxes by
+their predictions (TOOD, arXiv 2108.07755; see `assignment`), boxes learn by GIoU
+(arXiv 1902.09630). With one output per place in place of nine anchors' the head and its loss take
+a ninth of RetinaNet's arrays.
+
+Notation: B batch, A places of all levels, K classes, N bins.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
+
+from pipeline.models.heads.assignment import align
+from pipeline.models.heads.base import Head, Size, Targets, select, share_of_all
+from pipeline.models.params import Selection
+from pipeline.models.pyramid import LEVEL_STRIDES
+
+DEPTH = 4  # convolutions of a tower
+BINS = 16
+BIN = 0.5  # width of a bin in strides of the level: a place reaches 7.5 strides to each side
+PRIOR = 0.01  # score of a place before training
+BOX, DISTRIBUTION = 2.0, 1.0  # weights of the losses beside that of the scores
+
+
+class AlignedHead(Head):
+    """Scores and sides of one box per place.
+
+    Parameters
+    ----------
+    channels : int
+        Of the levels and the towers; a multiple of 8.
+    num_classes : int
+        K; labels are 0 to K - 1, there is no background class.
+    anchor_scale : float
+        Not used: there are no anchors.
+    """
+
+    def __init__(self, channels: int, num_classes: int, *, anchor_scale: float) -> None:
+        super().__init__()
+        self.score_tower, self.side_tower = _tower(channels), _tower(channels)
+        self.score = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.side = nn.Conv2d(channels, 4 * BINS, 3, padding=1)
+        self.register_buffer("steps", torch.arange(BINS) * BIN, persistent=False)
+        self.reset_parameters()
+
+    steps: Tensor
+
+    def reset_parameters(self) -> None:
+        """Normal of 0.01 for convolutions, and a bias that makes every score `PRIOR`."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        assert self.score.bias is not None
+        nn.init.constant_(self.score.bias, -math.log((1 - PRIOR) / PRIOR))
+
+    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
+        """Logits of scores (B, A, K) and of the sides' bins (B, A, 4 * N)."""
+        scores = [_flat(self.score(self.score_tower(level))) for level in x]
+        sides = [_flat(self.side(self.side_tower(level))) for level in x]
+        return {"scores": torch.cat(scores, dim=1), "sides": torch.cat(sides, dim=1)}
+
+    def boxes(self, sides: Tensor, places: Tensor, strides: Tensor) -> Tensor:
+        """Boxes (..., 4) xyxy in pixels: each side's mean distance (eq. 5 of GFL)."""
+        distance = sides.unflatten(-1, (4, BINS)).softmax(dim=-1) @ self.steps
+        distance = distance * strides[:, None]
+        return torch.cat([places - distance[..., :2], places + distance[..., 2:]], dim=-1)
+
+    def loss(
+        self, outputs: dict[str, Tensor], grids: Sequence[Size], size: Size, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Quality focal loss, GIoU and distribution focal loss, in fp32; see `Head.loss`.
+
+        All are divided by the sum of the aims of the scores over batch and processes. On a GPU
+        this waits once, for the places of the positives.
+        """
+        logits, sides = outputs["scores"].float(), outputs["sides"].float()
+        places, strides = _places(grids, logits.device)
+        boxes = self.boxes(sides, places, strides)
+        with torch.no_grad():
+            given = [
+                align(t["boxes"].float(), t["labels"], places, b, s, LEVEL_STRIDES[0])
+                for t, b, s in zip(targets, boxes, logits.sigmoid(), strict=True)
+            ]
+        which, aims = (torch.stack(parts) for parts in zip(*given, strict=True))  # (B, A) each
+        image, place = torch.where(which >= 0)  # (P,) each, P positives of the batch
+        starts = torch.tensor([0, *accumulate(len(t["boxes"]) for t in targets)])
+        truth = which[image, place] + starts.to(which.device, non_blocking=True)[image]
+        labels = torch.cat([target["labels"] for target in targets])[truth]
+        aim = torch.cat([target["boxes"] for target in targets])[truth].float()
+        weight, total = aims[image, place], share_of_all(aims.sum())
+        wanted = torch.zeros_like(logits)
+        wanted[image, place, labels] = weight
+        overlap = generalized_box_iou_loss(boxes[image, place], aim, reduction="none")
+        bins = distribution_loss(sides[image, place], places[place], strides[place], aim)
+        return {
+            "classification": quality_focal_loss(logits, wanted) / total,
+            "box": BOX * (overlap * weight).sum() / total,
+            "distribution": DISTRIBUTION * (bins * weight).sum() / total,
+        }
+
+    def detections(
+        self,
+        outputs: dict[str, Tensor],
+        grids: Sequence[Size],
+        size: Size,
+        sizes: Sequence[Size],
+        chosen: Selection,
+    ) -> list[dict[str, Tensor]]:
+        """Boxes and scores in fp32; see `Head.detections`."""
+        scores = outputs["scores"].float().sigmoid()
+        places, strides = _places(grids, scores.device)
+        boxes = self.boxes(outputs["sides"].float(), places, strides)
+        counts = [height * width for height, width in grids]
+
+        def of_image(i: int) -> dict[str, Tensor]:
+            levels = boxes[i].split(counts)
+            return select(
+                scores[i].split(counts), lambda level, at: levels[level][at], sizes[i], chosen
+            )
+
+        return [of_image(i) for i in range(len(sizes))]
+
+
+def quality_focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy of scores to aims from 0 to 1, weighted by their distance squared (eq. 4)."""
+    distance = (wanted - logits.sigmoid()).square()
+    return (F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * distance).sum()
+
+
+def distribution_loss(sides: Tensor, places: Tensor, strides: Tensor, aim: Tensor) -> Tensor:
+    """Cross-entropy (P,) of the two bins around each true side, summed over sides (eq. 6).
+
+    Parameters
+    ----------
+    sides : tensor (P, 4 * N)
+    places : tensor (P, 2)
+    strides : tensor (P,)
+    aim : tensor (P, 4), xyxy in pixels
+        What lies beyond the last bin counts as in it.
+    """
+    distance = torch.cat([places - aim[:, :2], aim[:, 2:] - places], dim=1)
+    distance = (distance / (BIN * strides[:, None])).clamp(0, BINS - 1)  # in bins
+    lower = distance.floor().clamp(max=BINS - 2)
+    upper_share = distance - lower
+    logs = sides.unflatten(-1, (4, BINS)).log_softmax(dim=-1)
+    low = logs.gather(2, lower.long()[..., None])[..., 0]
+    high = logs.gather(2, lower.long()[..., None] + 1)[..., 0]
+    return -(low * (1 - upper_share) + high * upper_share).sum(dim=1)
+
+
+def _tower(channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(DEPTH):
+        conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        layers += [conv, nn.GroupNorm(channels // 8, channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def _flat(level: Tensor) -> Tensor:
+    """(B, C, h, w) to (B, h * w, C)."""
+    return level.flatten(2).transpose(1, 2)
+
+
+def _places(grids: Sequence[Size], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Centres (A, 2) of all levels' cells, x and y in pixels, and their strides (A,)."""
+    places, strides = [], []
+    for (height, width), stride in zip(grids, LEVEL_STRIDES, strict=True):
+        y = (torch.arange(height, device=device) + 0.5) * stride
+        x = (torch.arange(width, device=device) + 0.5) * stride
+        places.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1))
+        strides.append(torch.full((height * width,), float(stride), device=device))
+    return torch.cat(places), torch.cat(strides)

@@ -1,0 +1,88 @@
+"""Which places of a pyramid learn from which box: task alignment (TOOD, arXiv 2108.07755).
+
+A place is a candidate for a box that holds it. Of each box's candidates those stand for it whose
+prediction is best already, by score * IoU**6: classification and localisation are asked together,
+so that the places that score high are those whose boxes fit. A place that several boxes want goes
+to the one that it overlaps best.
+
+Notation: n boxes, A places of all levels, K classes.
+"""
+
+import torch
+from torch import Tensor
+
+CANDIDATES = 13  # places per box at most
+POWER = 6.0  # of the IoU, in the alignment
+CHUNK = 2**22  # overlaps held at a time
+NONE = -1
+
+
+def align(
+    boxes: Tensor,
+    labels: Tensor,
+    places: Tensor,
+    predicted: Tensor,
+    scores: Tensor,
+    least: float,
+) -> tuple[Tensor, Tensor]:
+    """Per place the index of its box or `NONE`, and the score that it should have.
+
+    The score of a box's best place is the IoU that the box has been given at best; that of the
+    others falls with their alignment (eq. 7 there). In bounded memory; nothing waits for a GPU.
+
+    Parameters
+    ----------
+    boxes : tensor (n, 4), xyxy in pixels; n may be 0
+    labels : tensor (n,), int64
+    places : tensor (A, 2), x and y in pixels
+    predicted : tensor (A, 4), xyxy
+    scores : tensor (A, K), 0 to 1
+    least : float
+        Side in pixels below which a box counts as this large when its candidates are looked for:
+        the finest level's stride, so that no box is without a candidate.
+
+    Returns
+    -------
+    (A,) int64 and (A,) of the type of `scores`
+    """
+    which = torch.full((len(places),), NONE, dtype=torch.int64, device=places.device)
+    if len(boxes) == 0:
+        return which, scores.new_zeros(len(places))
+    best = scores.new_full((len(places),), 0.0)
+    step = max(1, CHUNK // len(places))
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start in range(0, len(boxes), step):
+        part, of = boxes[start : start + step], labels[start : start + step]
+        inside = _inside(places, part, least)  # (n, A)
+        overlap = iou(part[:, None], predicted[None]).mul_(inside)
+        aligned = scores[:, of].t() * overlap**POWER
+        value, at = aligned.topk(min(CANDIDATES, len(places)), dim=1)  # (n, C)
+        wanted = overlap.gather(1, at) * (value > 0)
+        top, row = torch.zeros_like(overlap).scatter_(1, at, wanted).max(dim=0)
+        better = top > best
+        best, which = torch.where(better, top, best), torch.where(better, row + start, which)
+        kept.append((at, value, wanted))
+    at, value, wanted = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    own = which[at] == torch.arange(len(boxes), device=which.device)[:, None]
+    highest, closest = (value * own).amax(dim=1), (wanted * own).amax(dim=1)  # (n,) each
+    box = which.clamp(min=0)
+    aligned = scores.gather(1, labels[box][:, None])[:, 0] * best**POWER
+    share = aligned / highest[box].clamp(min=torch.finfo(aligned.dtype).tiny)
+    return which, torch.where(which >= 0, share * closest[box], 0.0)
+
+
+def _inside(places: Tensor, boxes: Tensor, least: float) -> Tensor:
+    """Which places (A, 2) lie in which boxes (n, 4), these not smaller than `least`: (n, A)."""
+    centre = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+    reach = ((boxes[:, None, 2:] - boxes[:, None, :2]) / 2).clamp(min=least / 2)
+    return ((places[None] - centre).abs() <= reach).all(dim=2)
+
+
+def iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU of boxes (..., 4) xyxy with others, by position and broadcast."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    left, top, right, bottom = others.unbind(-1)
+    shared = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
+    shared = shared * (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
+    areas = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)
+    return shared / (areas - shared)

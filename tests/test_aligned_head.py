@@ -1,0 +1,116 @@
+"""The head without anchors: who learns from which box, its losses, and what it detects."""
+
+import pytest
+import torch
+
+from pipeline.models.heads import assignment
+from pipeline.models.heads.aligned import BINS, AlignedHead, distribution_loss, quality_focal_loss
+from pipeline.models.heads.assignment import align, iou
+from pipeline.models.params import Selection
+
+# Four places on a line, 8 px apart, and what each predicts there.
+PLACES = torch.tensor([[4.0, 4.0], [12.0, 4.0], [20.0, 4.0], [28.0, 4.0]])
+PREDICTED = torch.tensor([[0, 0, 8, 8], [0, 0, 16, 8], [16, 0, 24, 8], [20, 0, 40, 8.0]])
+NO_BOXES, NO_LABELS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+
+
+def test_a_boxs_best_place_aims_at_its_iou_and_the_others_at_their_share_of_it():
+    # Box 0-16: places 0 and 1 lie in it with IoU 1/2 and 1; the scores of its class are .8 and .2.
+    # Alignment .8 / 64 = .0125 and .2: aims 1 * .0125 / .2 = .0625 and 1.
+    scores = torch.tensor([[0.8, 0.0], [0.2, 0.0], [0.9, 0.0], [0.9, 0.0]])
+    box, label = torch.tensor([[0.0, 0, 16, 8]]), torch.tensor([0])
+    which, aims = align(box, label, PLACES, PREDICTED, scores, 8.0)
+    assert which.tolist() == [0, 0, -1, -1]
+    torch.testing.assert_close(aims, torch.tensor([0.0625, 1.0, 0, 0]))
+
+
+def test_a_place_that_two_boxes_want_goes_to_the_one_it_overlaps_best():
+    # Both hold place 1, whose prediction 0-16 has IoU 1 with the first and 16/24 with the second.
+    scores = torch.full((4, 2), 0.5)
+    boxes = torch.tensor([[0.0, 0, 16, 8], [0, 0, 24, 8]])
+    which, aims = align(boxes, torch.tensor([0, 1]), PLACES, PREDICTED, scores, 8.0)
+    assert which.tolist() == [0, 0, 1, -1]
+    # The second box is left with place 2: IoU 8/24, and so its best.
+    torch.testing.assert_close(aims, torch.tensor([1 / 64, 1.0, 1 / 3, 0]))
+
+
+def test_a_box_that_holds_no_place_gets_the_one_within_a_stride():
+    box, label = torch.tensor([[6.0, 3, 8, 5]]), torch.tensor([1])
+    which, aims = align(box, label, PLACES, PREDICTED, torch.full((4, 2), 0.5), 8.0)
+    assert which.tolist() == [0, -1, -1, -1]
+    torch.testing.assert_close(aims, torch.tensor([4 / 64, 0, 0, 0]))
+
+
+def test_without_boxes_every_place_is_background():
+    which, aims = align(NO_BOXES, NO_LABELS, PLACES, PREDICTED, torch.rand(4, 2), 8.0)
+    assert which.tolist() == [-1] * 4 and aims.tolist() == [0.0] * 4
+
+
+def test_boxes_in_pieces_give_the_same_assignment(monkeypatch):
+    torch.manual_seed(0)
+    corner = torch.rand(40, 2) * 200
+    boxes = torch.cat([corner, corner + 8 + torch.rand(40, 2) * 60], dim=1)
+    labels, places = torch.arange(40) % 3, torch.rand(500, 2) * 256
+    predicted = torch.cat([places - 5 - torch.rand(500, 2) * 30, places + 20], dim=1)
+    scores = torch.rand(500, 3)
+    whole = align(boxes, labels, places, predicted, scores, 8.0)
+    monkeypatch.setattr(assignment, "CHUNK", 500 * 7)
+    pieces = align(boxes, labels, places, predicted, scores, 8.0)
+    assert torch.equal(whole[0], pieces[0]) and torch.equal(whole[1], pieces[1])
+    assert len(whole[0].unique()) == 33  # of 40 boxes that lie over each other, and background
+
+
+def test_iou_of_boxes_by_position():
+    a = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 1, 1]])
+    b = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [2, 2, 3, 3]])
+    torch.testing.assert_close(iou(a, b), torch.tensor([1.0, 1 / 3, 0.0]))
+
+
+def test_quality_focal_loss_by_hand():
+    # sigmoid(0) = .5. Aim 0: .25 * ln 2; aim .5: 0; aim 1: .25 * ln 2.
+    loss = quality_focal_loss(torch.zeros(1, 3, 1), torch.tensor([[[0.0], [0.5], [1.0]]]))
+    assert loss.item() == pytest.approx(0.5 * 0.6931472)
+
+
+def test_a_side_between_two_bins_is_shared_by_them():
+    # Stride 8, bins of 4 px: distances 10, 4, 400 and 0 px are bins 2.5, 1, 15 (the last) and 0.
+    place, aim = torch.tensor([[100.0, 50.0]]), torch.tensor([[90.0, 46, 500, 50]])
+    sides = torch.full((4, BINS), -30.0)
+    sides[0, 2] = sides[0, 3] = sides[1, 1] = sides[2, 15] = sides[3, 0] = 30.0
+    loss = distribution_loss(sides.reshape(1, -1), place, torch.tensor([8.0]), aim)
+    assert loss.item() == pytest.approx(0.6931472, abs=1e-5)  # only the first is undecided
+
+
+def perfect(head: AlignedHead) -> dict[str, torch.Tensor]:
+    """Outputs for a 64 px image in which the cell (row 2, column 3) of stride 8 sees 16-40, 8-32.
+
+    Its centre is (28, 20): 12 px to each side, bin 3.
+    """
+    scores, sides = torch.full((1, 85 + 1, 2), -20.0), torch.full((1, 86, 4, BINS), -20.0)
+    scores[0, 2 * 8 + 3, 1] = 20.0
+    sides[..., 3] = 20.0
+    return {"scores": scores, "sides": sides.flatten(2)}
+
+
+GRIDS = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
+
+
+def test_perfect_outputs_have_no_loss_and_give_the_box_back():
+    head = AlignedHead(16, 2, anchor_scale=2.0)
+    target = {"boxes": torch.tensor([[16.0, 8, 40, 32]]), "labels": torch.tensor([1])}
+    losses = head.loss(perfect(head), GRIDS, (64, 64), [target])
+    assert all(value.item() == pytest.approx(0, abs=1e-4) for value in losses.values()), losses
+    (found,) = head.detections(perfect(head), GRIDS, (64, 64), [(64, 64)], Selection())
+    torch.testing.assert_close(found["boxes"], torch.tensor([[16.0, 8, 40, 32]]))
+    assert found["labels"].tolist() == [1] and found["scores"].item() > 0.99
+
+
+def test_a_batch_of_negatives_has_a_finite_loss_and_gradients():
+    torch.manual_seed(0)
+    head = AlignedHead(16, 2, anchor_scale=2.0)
+    outputs = head([torch.randn(2, 16, *grid) for grid in GRIDS])
+    empty = {"boxes": NO_BOXES, "labels": NO_LABELS}
+    losses = head.loss(outputs, GRIDS, (64, 64), [empty, empty])
+    sum(losses.values()).backward()
+    assert losses["box"] == 0 and losses["classification"] > 0
+    assert all(torch.isfinite(p.grad).all() for p in head.parameters())
