@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from pipeline.models.backbones import local_attention, windows
 from pipeline.models.detector import Detector
+from pipeline.models.heads.retinanet import RetinaNetHead
 
 aten = torch.ops.aten
 FOUND = 5  # places that `nonzero` finds where there are no values
@@ -145,8 +146,9 @@ def move(detector: Detector, mode: FakeTensorMode) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = mode.from_tensor(buffer).to("cuda")
-    anchors = detector.head.generator
-    anchors.cell_anchors = [mode.from_tensor(cell) for cell in anchors.cell_anchors]
+    if isinstance(detector.head, RetinaNetHead):
+        anchors = detector.head.generator
+        anchors.cell_anchors = [mode.from_tensor(cell) for cell in anchors.cell_anchors]
 
 
 def backward(total: Tensor) -> None:

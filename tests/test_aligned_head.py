@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torchvision.ops import generalized_box_iou_loss
 
 from pipeline.models.heads import assignment
-from pipeline.models.heads.aligned import BINS, AlignedHead, distribution_loss, quality_focal_loss
-from pipeline.models.heads.assignment import align, iou
+from pipeline.models.heads.aligned import BINS, AlignedHead, distribution_loss
+from pipeline.models.heads.assignment import align, giou, iou
 from pipeline.models.params import Selection
 
 # Four places on a line, 8 px apart, and what each predicts there.
@@ -64,12 +65,9 @@ def test_iou_of_boxes_by_position():
     a = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 1, 1]])
     b = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [2, 2, 3, 3]])
     torch.testing.assert_close(iou(a, b), torch.tensor([1.0, 1 / 3, 0.0]))
-
-
-def test_quality_focal_loss_by_hand():
-    # sigmoid(0) = .5. Aim 0: .25 * ln 2; aim .5: 0; aim 1: .25 * ln 2.
-    loss = quality_focal_loss(torch.zeros(1, 3, 1), torch.tensor([[[0.0], [0.5], [1.0]]]))
-    assert loss.item() == pytest.approx(0.5 * 0.6931472)
+    # The third pair's hull is 3 x 3 = 9, of which 7 are empty.
+    torch.testing.assert_close(giou(a, b), torch.tensor([1.0, 1 / 3, -7 / 9]))
+    torch.testing.assert_close(1 - giou(a, b), generalized_box_iou_loss(a, b))
 
 
 def test_a_side_between_two_bins_is_shared_by_them():

@@ -16,18 +16,17 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
 
-from pipeline.models.heads.assignment import align
+from pipeline.models.heads.assignment import align, giou
 from pipeline.models.heads.base import Head, Size, Targets, select, share_of_all
 from pipeline.models.params import Selection
 from pipeline.models.pyramid import LEVEL_STRIDES
 
-DEPTH = 4  # convolutions of a tower
+DEPTH = 2  # convolutions of a tower
 BINS = 16
 BIN = 0.5  # width of a bin in strides of the level: a place reaches 7.5 strides to each side
 PRIOR = 0.01  # score of a place before training
-BOX, DISTRIBUTION = 2.0, 1.0  # weights of the losses beside that of the scores
+BOX, DISTRIBUTION = 4.0, 0.5  # weights of the losses beside that of the scores
 
 
 class AlignedHead(Head):
@@ -78,7 +77,7 @@ class AlignedHead(Head):
     def loss(
         self, outputs: dict[str, Tensor], grids: Sequence[Size], size: Size, targets: Targets
     ) -> dict[str, Tensor]:
-        """Quality focal loss, GIoU and distribution focal loss, in fp32; see `Head.loss`.
+        """Cross-entropy of the scores, GIoU, and the sides' bins, in fp32; see `Head.loss`.
 
         All are divided by the sum of the aims of the scores over batch and processes. On a GPU
         this waits once, for the places of the positives.
@@ -100,10 +99,11 @@ class AlignedHead(Head):
         weight, total = aims[image, place], share_of_all(aims.sum())
         wanted = torch.zeros_like(logits)
         wanted[image, place, labels] = weight
-        overlap = generalized_box_iou_loss(boxes[image, place], aim, reduction="none")
+        scored = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        overlap = 1 - giou(boxes[image, place], aim)
         bins = distribution_loss(sides[image, place], places[place], strides[place], aim)
         return {
-            "classification": quality_focal_loss(logits, wanted) / total,
+            "classification": scored / total,
             "box": BOX * (overlap * weight).sum() / total,
             "distribution": DISTRIBUTION * (bins * weight).sum() / total,
         }
@@ -129,12 +129,6 @@ class AlignedHead(Head):
             )
 
         return [of_image(i) for i in range(len(sizes))]
-
-
-def quality_focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Cross-entropy of scores to aims from 0 to 1, weighted by their distance squared (eq. 4)."""
-    distance = (wanted - logits.sigmoid()).square()
-    return (F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * distance).sum()
 
 
 def distribution_loss(sides: Tensor, places: Tensor, strides: Tensor, aim: Tensor) -> Tensor:
