@@ -80,6 +80,7 @@ class Train:
     milestones: tuple[Fraction, ...] = (0.7, 0.9)
     decay: Fraction = 0.1
     clip_norm: Positive = 1.0
+    steps: Annotated[int, Field(ge=0)] = 0
     accumulate: Annotated[int, Field(ge=1)] = 1
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     keep: Literal["last", "best"] = "last"

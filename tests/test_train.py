@@ -1,5 +1,6 @@
 """A training run: what it writes, that it repeats to the bit, and what it refuses."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def test_two_runs_give_the_same_bytes(squares, trained, tmp_path):
 def test_another_seed_gives_another_model(squares, trained, tmp_path):
     run(squares, tmp_path, settings=changed(seed=1, epochs=1))
     assert not equal(weights(tmp_path), weights(trained))
+
+
+def test_few_images_are_seen_more_often_where_steps_are_asked_for(squares, tmp_path):
+    # Six images in batches of two are three steps an epoch: seven steps need three epochs.
+    run(squares, tmp_path, settings=changed(epochs=1, steps=7))
+    with (tmp_path / "history.csv").open(newline="") as stream:
+        assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2", "3"]
+    assert SavedModel.load(tmp_path / "model.pt").meta["epochs"] == 3
 
 
 def test_the_model_file_says_what_it_is(trained):

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from dataclasses import asdict
 from datetime import timedelta
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,9 @@ def _loader(
             f"{len(loader)} batches; lower it or batch_size"
         )
     images = loader.batch_sampler.batch_size * processes.world * accumulate  # type: ignore[union-attr]
-    left = ResumableLoader(loader, batches, settings.epochs, progress.epoch, progress.batch)
-    return left, Steps(images, batches, accumulate, settings.epochs)
+    epochs = max(settings.epochs, ceil(settings.train.steps * accumulate / batches))
+    left = ResumableLoader(loader, batches, epochs, progress.epoch, progress.batch)
+    return left, Steps(images, batches, accumulate, epochs)
 
 
 def _fit(

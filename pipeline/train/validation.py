@@ -78,7 +78,7 @@ def describe(
     chosen = asdict(settings)
     chosen |= chosen.pop("train")
     return {
-        **{name: chosen[name] for name in _ON_TOP},
+        **{name: chosen[name] for name in _ON_TOP} | {"epochs": steps.epochs},
         "categories": [list(category) for category in training.categories],
         "score_threshold": 0.0,
         "intended_use": INTENDED_USE,
