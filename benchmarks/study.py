@@ -18,7 +18,7 @@ from pieces import ROOT, OutOfTime, Store, ours
 
 from pipeline.config import load_params
 from pipeline.models.controls import controls
-from pipeline.stages import detector_spec
+from pipeline.stages.train import detector_spec
 
 ARM_KEYS = ("pool_layers", "concepts", "copies", "width")
 
