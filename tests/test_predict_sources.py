@@ -1,3 +1,4 @@
+import gzip
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -62,6 +63,30 @@ def test_members_of_archives_are_read_like_files(tmp_path):
     assert alone == counts
     listed = survey(folder, tmp_path / "out", BrightSpots(), HERE)
     assert [r.ended.status for r in listed] == ["processed"] * 3 + ["skipped"]
+
+
+def test_archives_without_ending_and_single_files_of_gzip(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    zipped(folder / "export", {"a/IM1": dicom()})
+    zipped(folder / "1.2.840.5", {"IM2": dicom(100)})
+    zipped(folder / "letter.docx", {"word/media/image1": dicom()})
+    for name, data in (("IM3.dcm.gz", dicom()), ("IM4.GZ", dicom()), ("t.txt.gz", b"x")):
+        (folder / name).write_bytes(gzip.compress(data))
+    (folder / "cut.gz").write_bytes(gzip.compress(dicom())[:-30])
+    (folder / "named.gz").write_bytes(dicom())  # not packed at all
+    (folder / "bomb.gz").write_bytes(gzip.compress(bytes(2**26 + 1)))
+    for workers in (0, 1):
+        counts, reasons = run(folder, tmp_path / f"out{workers}", workers=workers)
+        assert reasons == {
+            "letter.docx": "neither DICOM nor an image",
+            "t.txt.gz": "neither DICOM nor an image",
+            "cut.gz": "damaged archive",
+            "bomb.gz": "too large",
+        }
+        assert (counts["files"], counts["processed"]) == (9, 5)
+    found = [row["path"] for row in rows_of(tmp_path / "out1" / "detections.csv")]
+    assert found == ["IM3.dcm.gz", "IM4.GZ", "export/a/IM1", "named.gz"]
 
 
 def test_an_archive_gives_what_its_folder_gives(tmp_path):
@@ -166,6 +191,32 @@ def test_a_dicomdir_is_read_as_source_and_skipped_in_a_folder(tmp_path):
     assert row["message"] == "DICOMDIR: its files are found by themselves"
     counts, reasons = run(index, tmp_path / "some")
     assert (counts["processed"], reasons) == (2, {"PA000/IM2": "cannot open"})
+
+
+@pytest.mark.parametrize(
+    ("there", "listed"),
+    [
+        ("pa000/im1", ["pa000/im1"]),
+        ("PA000/IM1.dcm", ["PA000/IM1.dcm"]),
+        ("Pa000/Im1.DCM", ["Pa000/Im1.DCM"]),
+        ("PA000/IM1;1", ["PA000/IM1;1"]),
+        ("PA000/IM1.txt", ["PA000/IM1"]),  # something else
+        ("PA001/IM1", ["PA000/IM1"]),
+    ],
+)
+def test_files_of_a_copied_medium_are_found(tmp_path, there, listed):
+    """A record names PA000/IM1; copying changed its case, or gave it an ending."""
+    (tmp_path / there).parent.mkdir()
+    write(tmp_path / there, spot())
+    index = dicomdir(tmp_path, ("PA000", "IM1"))
+    assert find_files(index, tmp_path / "out") == listed
+
+
+def test_names_that_differ_by_case_alone_are_not_guessed(tmp_path):
+    for name in ("im1", "Im1"):
+        write(tmp_path / name, spot())
+    index = dicomdir(tmp_path, ("IM1",), ("im1",))
+    assert find_files(index, tmp_path / "out") == ["IM1", "im1"]
 
 
 def test_a_damaged_or_malicious_dicomdir_is_refused(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.dicom.read.parse import listed_files
 from pipeline.errors import DescryError
-from pipeline.predict.sources import SUFFIX, SourceError, members
+from pipeline.predict.sources import SourceError, is_zip, members
 
 
 def find_files(source: Path, out: Path) -> list[str]:
@@ -85,7 +85,7 @@ def _walk(source: Path, ours: set[Path]) -> Iterator[str]:
 def _unfolded(root: Path, path: str) -> Iterator[str]:
     """The members of an archive; a file is its own only member."""
     inside: list[str] = []
-    if path.lower().endswith(SUFFIX) and (root / path).is_file():
+    if is_zip(root / path):
         with suppress(SourceError, OSError):  # else reading the archive will say what is wrong
             inside = members(root / path)
     yield from (f"{path}/{name}" for name in inside) if inside else (path,)

@@ -1,11 +1,16 @@
-"""Files and members of zip archives under one name: ``scans.zip/a/IM1`` is opened like a file.
+"""Files and members of archives under one name: ``scans.zip/a/IM1`` is opened like a file.
+
+``IM1.dcm.gz`` is the one file in it.
 
 Members are never unpacked to the disk. What a member may become in memory is bounded before and
 while it is read, since a few bytes of an archive can stand for terabytes.
 """
 
+import gzip
+import re
 import shutil
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +20,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, Literal, cast
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-SUFFIX = ".zip"
+SUFFIX, GZIP = ".zip", ".gz"
 DAMAGED = "damaged archive"
 MAX_BYTES = 2**30  # of a member
 MAX_RATIO = 200  # unpacked to packed, for members above `FREE_BYTES`; blank pictures pack well
@@ -41,13 +46,13 @@ class SourceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file inside a zip archive.
+    """A file inside a zip archive, or the only one in a file of gzip.
 
     Attributes
     ----------
     archive : Path
     path : str
-        Its name in the archive.
+        Its name in the archive; empty in a file of gzip.
     whole : bool
         Unpack all of it when opened, so that one can seek freely; else while it is read.
     """
@@ -59,7 +64,7 @@ class Member:
     @property
     def name(self) -> str:
         """Last part of the name."""
-        return self.path.rsplit("/", 1)[-1]
+        return self.path.rsplit("/", 1)[-1] or self.archive.stem
 
     @property
     def suffix(self) -> str:
@@ -75,6 +80,8 @@ class Member:
             When the member is damaged, encrypted, too large or packed in an unusual way.
         """
         with _unpacking():
+            if not self.path:
+                return _gunzipped(self.archive)
             zipped = _opened(self.archive, self.archive.stat().st_mtime_ns)
             info = zipped.getinfo(self.path)
             _check(info)
@@ -90,13 +97,37 @@ def located(root: Path, path: str, *, whole: bool = True) -> Path | Member:
     whole : bool
         See `Member`.
     """
-    start = 0
-    while (found := path.lower().find(SUFFIX + "/", start)) >= 0:
-        end = found + len(SUFFIX)
+    place = root / path
+    if place.suffix.lower() == GZIP and _begins(place, b"\x1f\x8b"):
+        return Member(place, "", whole)
+    if place.exists():
+        return place
+    for end in (found.start() for found in re.finditer("/", path)):
         if (root / path[:end]).is_file():
             return Member(root / path[:end], path[end + 1 :], whole)
-        start = end
-    return root / path
+    return place
+
+
+def is_zip(path: Path) -> bool:
+    """Say whether a file is a zip archive: by its name, or, where that has no ending, by content.
+
+    Office documents and programs are zip archives too; they have endings of their own.
+    """
+    ending = path.suffix.lower().removeprefix(".")
+    if path.suffix.lower() == SUFFIX:
+        return path.is_file()
+    return (not ending or ending.isdigit()) and _begins(path, b"PK\x03\x04")
+
+
+def _begins(path: Path, mark: bytes) -> bool:
+    """Say whether a regular file begins so; one that cannot be opened does not."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as stream:
+            return stream.read(len(mark)) == mark
+    except OSError:
+        return False
 
 
 def members(archive: Path) -> list[str]:
@@ -168,5 +199,20 @@ def _whole(stream: IO[bytes]) -> BytesIO:
     content = BytesIO()
     with stream:
         shutil.copyfileobj(stream, content, _STEP)
+    content.seek(0)
+    return content
+
+
+def _gunzipped(path: Path) -> BytesIO:
+    """What a file of gzip holds, up to the limits of members."""
+    limit = min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * path.stat().st_size))
+    content = BytesIO()
+    try:
+        with gzip.open(path) as stream:
+            while part := stream.read(_STEP):
+                if content.write(part) and content.tell() > limit:
+                    raise SourceError("too large", f"unpacks to more than {limit >> 20} MiB")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SourceError(DAMAGED, type(error).__name__) from error
     content.seek(0)
     return content

@@ -21,6 +21,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
+from pipeline.dicom import EXTENSIONS
 from pipeline.dicom.errors import DicomError, quiet
 from pipeline.errors import DescryError
 
@@ -172,8 +173,9 @@ def listed_files(path: Path) -> list[str] | None:
     Returns
     -------
     list of str or None
-        Paths relative to the DICOMDIR's folder, in its order, whether they exist or not; None
-        where `path` is no DICOMDIR.
+        Paths relative to the DICOMDIR's folder, in its order; None where `path` is no DICOMDIR.
+        Copied from a medium, files are often in lower case, or have an extension: they count as
+        those that are listed. What is not there at all is listed as it stands.
 
     Raises
     ------
@@ -195,7 +197,31 @@ def listed_files(path: Path) -> list[str] | None:
     for name in files:
         if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
             raise DescryError(f"{path}: lists a file outside of its folder; give a folder instead")
-    return files
+    names: dict[Path, list[str]] = {}
+    return [_on_disk(path.parent, name.split("/"), names) for name in files]
+
+
+def _on_disk(folder: Path, parts: Sequence[str], names: dict[Path, list[str]]) -> str:
+    """The path of a file whose name is nearly this one; `names` keeps what folders hold."""
+    found = folder
+    for part in parts:
+        if (found / part).exists():
+            found /= part
+            continue
+        if found not in names:
+            names[found] = [one.name for one in found.iterdir()] if found.is_dir() else []
+        near = [name for name in names[found] if _plain(name) == _plain(part)]
+        if len(near) != 1:
+            return "/".join(parts)
+        found /= near[0]
+    return found.relative_to(folder).as_posix()
+
+
+def _plain(name: str) -> str:
+    """A name without case, version (ISO 9660) and extension of DICOM."""
+    name = name.partition(";")[0].lower()
+    stem, dot, extension = name.rpartition(".")
+    return stem if dot + extension in EXTENSIONS else name
 
 
 def _referenced(dataset: pydicom.Dataset) -> list[str]:
