@@ -36,7 +36,7 @@ from pipeline.atomic import write_json
 from pipeline.models.backbones.swin import Swin
 from pipeline.models.backbones.vit import ViT
 from pipeline.models.params import SwinOptions, ViTOptions
-from pipeline.profile.memory import peak_of
+from pipeline.profile.measure import peak_of
 from pipeline.versions import versions
 
 RESULT = Path(__file__).resolve().parent / "results" / "backbones.json"

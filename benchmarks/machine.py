@@ -3,7 +3,7 @@
 import platform
 from typing import Any
 
-from pipeline.profile.machine import cpu_model
+from pipeline.profile.table import cpu_model
 from pipeline.work.pool import cores
 
 

@@ -40,7 +40,7 @@ from pipeline.config import load_params
 from pipeline.data.sample import Batch
 from pipeline.models.build import build_detector
 from pipeline.models.params import DetectorSpec
-from pipeline.profile.memory import peak_of
+from pipeline.profile.measure import peak_of
 from pipeline.train.optimisation import parameter_groups
 from pipeline.versions import versions
 

@@ -16,7 +16,7 @@ from pipeline.dicom.read.probe import SYNTAXES, probe
 from pipeline.errors import DescryError
 from pipeline.models.thresholds import OperatingPoint
 from pipeline.predict.versions import versions
-from pipeline.profile.machine import cpu_model
+from pipeline.profile.table import cpu_model
 
 NEEDED_GIB = 1.0  # of free disk, below which a run is not worth starting
 SHOWN = 5  # classes of a checkpoint

@@ -13,12 +13,10 @@ from torch import nn
 from pipeline.data.geometry import fit_square
 from pipeline.errors import DescryError
 from pipeline.explain import paint
-from pipeline.explain.attention import received, received_by_points
-from pipeline.explain.compare import compare
-from pipeline.explain.picture import read_picture
-from pipeline.explain.record import blocks_of, recording
+from pipeline.explain.compare import compare, linear_cka, principal_colours
+from pipeline.explain.paint import read_picture
+from pipeline.explain.record import blocks_of, received, received_by_points, recording
 from pipeline.explain.run import ends, explain, look, trim
-from pipeline.explain.similarity import linear_cka, principal_colours
 from pipeline.models.backbones.acmix_resnet import ACmix
 from pipeline.models.backbones.dat import NeighbourhoodAttention
 from pipeline.models.backbones.deformable import DeformableAttention
@@ -127,6 +125,10 @@ def test_vit_attention_equals_the_softmax_of_products():
     mean = received(module, x, None)
     torch.testing.assert_close(mean.flatten(), weights.mean(dim=0))
     torch.testing.assert_close(received(module, x, (1, 2)).flatten(), weights[6])
+    x = torch.cat([torch.randn(1, 1, 8), x], dim=1)  # a class token before the grid
+    q, k, _ = module.qkv(x).view(17, 3, 2, 4).permute(1, 2, 0, 3)
+    weights = (q @ k.transpose(1, 2) / 2).softmax(dim=-1).mean(dim=0)
+    torch.testing.assert_close(received(module, x, (1, 2)).flatten(), weights[7, 1:])
 
 
 @pytest.mark.parametrize("backbone", list(BACKBONES))

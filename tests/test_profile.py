@@ -10,15 +10,11 @@ from torch.nn import functional as F
 
 from pipeline.errors import DescryError
 from pipeline.models.build import BACKBONES, build_detector
-from pipeline.profile.arms import arms, spec_of
-from pipeline.profile.clock import clock, summarise
 from pipeline.profile.count import count as count_anew
 from pipeline.profile.count import flops
-from pipeline.profile.machine import machine
-from pipeline.profile.memory import peak_bytes
-from pipeline.profile.run import Settings, profile
-from pipeline.profile.step import Load, make_step
-from pipeline.profile.table import markdown
+from pipeline.profile.measure import Load, clock, make_step, peak_bytes, summarise
+from pipeline.profile.run import Settings, arms, profile, spec_of
+from pipeline.profile.table import machine, markdown
 
 count = cache(count_anew)  # a count takes a second
 COUNTS_ONLY = Settings(repeats=0, memory=False)
@@ -170,7 +166,7 @@ def test_a_training_step_changes_the_weights(monkeypatch):
         kept.append(build_detector(chosen))
         return kept[0]
 
-    monkeypatch.setattr("pipeline.profile.step.build_detector", keep)
+    monkeypatch.setattr("pipeline.profile.measure.build_detector", keep)
     step = make_step(spec(), Load(64, training=True))
     before = kept[0].backbone.backbone.patch.weight.clone()
     step()

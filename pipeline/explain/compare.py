@@ -1,20 +1,34 @@
-"""`compare`: the features of two saved models side by side, for some images."""
+"""`compare`: the features of two saved models side by side, for some images.
 
-from collections.abc import Sequence
+As linear CKA between their blocks, after "Similarity of Neural Network Representations Revisited"
+(arXiv 1905.00414), eq. in section 3 for the linear kernel, over all positions of all images:
+
+    CKA(X, Y) = |Yc^T Xc|^2 / (|Xc^T Xc| |Yc^T Yc|)
+
+with Xc, Yc the centred features and Frobenius norms. It is 1 for features that are equal up to
+rotation, shift and one scale. Blocks work on grids of different sizes: features are averaged over
+the cells of the coarsest one. And as principal components, shown as colours.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.atomic import write_json
 from pipeline.data.geometry import Fit, fit_square
 from pipeline.data.sample import to_tensor
 from pipeline.errors import DescryError
 from pipeline.explain import paint
-from pipeline.explain.picture import read_picture
+from pipeline.explain.record import blocks_of
 from pipeline.explain.run import content, trim
-from pipeline.explain.similarity import cka_matrix, features, pooled, principal_colours
+from pipeline.models.backbones.base import Backbone
 from pipeline.models.saved import SavedModel
 
 FORMAT = 1
@@ -79,7 +93,7 @@ def _features(
 ) -> tuple[list[Fit], list[np.ndarray], Grids]:
     """How images were fitted, the squares, and the blocks' features."""
     device = next(model.detector.parameters()).device
-    pixels = [read_picture(source, model.intensity) for source in sources]
+    pixels = [paint.read_picture(source, model.intensity) for source in sources]
     fitted = [fit_square(image, model.image_size) for image in pixels]
     images = [to_tensor(square).to(device).float() / 255 for square, _ in fitted]
     seen = features(model.detector, model.detector.backbone.backbone, images)
@@ -173,3 +187,86 @@ def _matrix(values: np.ndarray) -> Image.Image:
     for i in range(columns):
         canvas.text(((i + 1) * _CELL + 5, 5), str(i), fill=(0, 0, 0), font=font)
     return sheet
+
+
+@contextmanager
+def outputs(backbone: Backbone) -> Iterator[list[Tensor]]:
+    """Collect the blocks' outputs (H, W, C) of one image, in order, on the CPU."""
+    found: list[Tensor] = []
+
+    def keep(block: nn.Module, _: object, output: Tensor) -> None:
+        found.append(as_grid(output.detach().float().cpu(), block))
+
+    handles = [block.register_forward_hook(keep) for block in blocks_of(backbone)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def as_grid(output: Tensor, block: nn.Module) -> Tensor:
+    """A block's output as (H, W, C); of tokens (1, P + N, C) the N, as many rows as columns."""
+    if output.ndim == 3:
+        side = isqrt(output.shape[1])
+        return output[0, -side * side :].unflatten(0, (side, side))
+    # blocks between batch norms have channels first, all others last
+    return output[0].permute(1, 2, 0) if hasattr(block, "norm3") else output[0]
+
+
+def pooled(grid: Tensor, rows: int, columns: int) -> np.ndarray:
+    """Features (H, W, C) averaged over rows x columns cells, (rows * columns, C) float64."""
+    cells = F.adaptive_avg_pool2d(grid.permute(2, 0, 1).double(), (rows, columns))
+    return cells.flatten(1).T.numpy()
+
+
+def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """Similarity of features (n, C) and (n, D) of the same n positions, 0 to 1.
+
+    0 where one of them does not vary.
+    """
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    norm = float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+    return float(np.linalg.norm(y.T @ x) ** 2) / norm if norm > 0 else 0.0
+
+
+def cka_matrix(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+    """CKA of each block of `first` (rows) with each of `second` (columns)."""
+    return np.array([[linear_cka(x, y) for y in second] for x in first])
+
+
+def principal_colours(grids: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The first three principal components of features as red, green and blue.
+
+    The components are found over all grids together and scaled to their range there. A
+    component's sign, which is arbitrary, is such that its largest weight is positive.
+
+    Parameters
+    ----------
+    grids : sequence of arrays (H, W, C)
+        One block's features, of one or more images.
+
+    Returns
+    -------
+    list of arrays (H, W, 3), uint8
+    """
+    channels = grids[0].shape[-1]
+    tokens = np.concatenate([grid.reshape(-1, channels) for grid in grids]).astype(np.float64)
+    mean = tokens.mean(axis=0)
+    _, vectors = np.linalg.eigh((tokens - mean).T @ (tokens - mean))
+    axes = vectors[:, ::-1][:, :3]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    low, high = ((tokens - mean) @ axes).min(axis=0), ((tokens - mean) @ axes).max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    return [np.rint(((g - mean) @ axes - low) / span * 255).astype(np.uint8) for g in grids]
+
+
+@torch.no_grad()
+def features(model: nn.Module, backbone: Backbone, images: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Blocks' outputs (H, W, C) of each image (3, S, S), by image, then block."""
+    found = []
+    for image in images:
+        with outputs(backbone) as grids:
+            model([image])
+        found.append(grids)
+    return found

@@ -12,7 +12,7 @@ from pipeline.data.geometry import Fit, fit_square
 from pipeline.data.sample import to_tensor
 from pipeline.errors import DescryError
 from pipeline.explain import paint
-from pipeline.explain.picture import read_picture
+from pipeline.explain.paint import read_picture
 from pipeline.explain.record import Seen, blocks_of, recording
 from pipeline.models.saved import SavedModel
 

@@ -26,6 +26,7 @@ class Pyramid(nn.Module):
         self.backbone = backbone
         self.out_channels = out_channels
         extra = LastLevelP6P7(backbone.channels[-1], out_channels)
+        extra.use_P5 = False  # else P6 comes from P5 where these two numbers happen to be equal
         self.fpn = FeaturePyramidNetwork(list(backbone.channels), out_channels, extra)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -3,7 +3,9 @@
 Everything runs on tensors without memory (device "meta"), so that large models at large sizes
 take seconds. FLOPs are PyTorch's count (`torch.utils.flop_counter`), grouped convolutions put
 right: 2 per multiply-add of matrix products, convolutions and attention. `NOT_COUNTED` says what
-that leaves out.
+that leaves out. Counted is what is computed: DAT++'s neighbourhood attention and ACmix-ResNet's
+local attention work in halo tiles, where each query meets all keys of its tile, so that they count
+more than the 49 keys that published figures count; windows that overhang a map count whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence

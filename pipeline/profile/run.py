@@ -10,17 +10,15 @@ import torch
 
 from pipeline.atomic import replacing, write_json
 from pipeline.errors import DescryError
-from pipeline.models.params import DetectorSpec
-from pipeline.profile.arms import arms
-from pipeline.profile.clock import clock, summarise
+from pipeline.models.controls import controls
+from pipeline.models.params import DetectorSpec, checked
 from pipeline.profile.count import NOT_COUNTED, count
-from pipeline.profile.machine import machine
-from pipeline.profile.memory import peak_bytes
-from pipeline.profile.step import Load, make_step
-from pipeline.profile.table import baseline_of, markdown
+from pipeline.profile.measure import Load, clock, make_step, peak_bytes, summarise
+from pipeline.profile.table import baseline_of, machine, markdown
 
 _LOG = logging.getLogger(__name__)
 FORMAT = 1
+BASELINE = "baseline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,3 +190,56 @@ def _ratios(row: dict[str, Any], plain: Any) -> dict[str, float]:
             if name not in ("repeats", "q1_ms", "q3_ms") and base and value is not None:
                 ratios[f"{part}.{name}"] = round(value / base, 4)
     return ratios
+
+
+def arms(
+    backbone: str,
+    size: str,
+    pool_layers: Sequence[int],
+    concepts: Sequence[int],
+    shared: dict[str, object],
+    *,
+    with_controls: bool = False,
+) -> dict[str, DetectorSpec]:
+    """The baseline, then every combination of `pool_layers` and `concepts`, by name.
+
+    `shared` holds further fields of `DetectorSpec`, for all of them.
+
+    Raises
+    ------
+    DescryError
+        For a backbone, size or number that is not allowed.
+    """
+    for name, values in (("pool_layers", pool_layers), ("concepts", concepts)):
+        if not values:
+            raise DescryError(f"{name}: must be one or more numbers from 0")
+    plain = spec_of(shared | {"backbone": backbone, "size": size})
+    found = {BASELINE: plain}
+    for layers in pool_layers:
+        for number in concepts:
+            if layers or number:
+                spec = spec_of(asdict(plain) | {"pool_layers": layers, "concepts": number})
+                found |= _with_controls(spec) if with_controls else {arm_name(spec): spec}
+    return found
+
+
+def spec_of(values: dict[str, object]) -> DetectorSpec:
+    """A detector of one class without interaction, but for the given values."""
+    plain = {"num_classes": 1, "pool_layers": 0, "concepts": 0}
+    return checked(DetectorSpec, plain | values)
+
+
+def arm_name(spec: DetectorSpec) -> str:
+    """For example "acp2+cat16"."""
+    acp = [f"acp{spec.pool_layers}"] if spec.pool_layers else []
+    cat = [f"cat{spec.concepts}"] if spec.concepts else []
+    return "+".join(acp + cat) or BASELINE
+
+
+def _with_controls(spec: DetectorSpec) -> dict[str, DetectorSpec]:
+    """A detector's controls; those that others may have too are named after their own form."""
+    named = {}
+    for name, arm in controls(spec).items():
+        own = f"{name} of {arm_name(spec)}" if name in ("wider", "copies") else arm_name(arm)
+        named[own] = arm
+    return named

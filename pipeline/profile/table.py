@@ -1,6 +1,9 @@
-"""The profile for people: a Markdown table, each cell with its ratio to the baseline."""
+"""A profile for people: a Markdown table, each cell with its ratio to the baseline, and on what."""
 
+import os
+import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 # heading, path in a row, divisor, decimals
@@ -84,3 +87,37 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     if settings["memory"]:
         lines.append("Memory: growth to the peak during a step, in a process of its own.")
     return lines
+
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Processor, cores, threads, accelerator and versions, as JSON values."""
+    import torch  # here, because the processor's name is asked for where torch must not be
+    import torchvision
+
+    about: dict[str, Any] = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "device": device,
+    }
+    if device == "cuda":
+        about["gpu"] = torch.cuda.get_device_name()
+        about["cuda"] = torch.version.cuda
+    return about
+
+
+def cpu_model() -> str:
+    """The processor's model, as the system names it, or its architecture."""
+    if _CPUINFO.exists():
+        for line in _CPUINFO.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

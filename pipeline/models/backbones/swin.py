@@ -114,6 +114,10 @@ class PatchMerging(nn.Module):
 class Swin(StagedBackbone):
     """Swin transformer, feature maps of strides 8, 16 and 32.
 
+    An axis that one window covers is not shifted, each axis by itself and at run time, as in
+    torchvision; the first release decides once, for both axes, by the smaller side of the training
+    images. Masks hide with -1e4 instead of -100.
+
     Parameters
     ----------
     size : {"micro", "tiny", "small", "base"}
