@@ -12,40 +12,58 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent  # the package, wherever it is installed
-STAGES = {  # of dvc.yaml, and where each begins
-    "convert": "pipeline.stages.convert",
-    "train": "pipeline.stages.train",
-    "evaluate": "pipeline.stages.evaluate",
-    "predict": "pipeline.stages.predict",
-    "page": "pipeline.stages.report",
-    "report": "pipeline.stages.report",
+# Of dvc.yaml, and where each begins. Conversion opens its readers by name, so all of it counts;
+# elsewhere what a dataset says of itself does not: its values stand in params.yaml.
+STAGES = {
+    "convert": ("pipeline.stages.convert", "pipeline.convert.*"),
+    "train": ("pipeline.stages.train",),
+    "evaluate": ("pipeline.stages.evaluate",),
+    "predict": ("pipeline.stages.predict",),
+    "page": ("pipeline.stages.report",),
+    "report": ("pipeline.stages.report",),
 }
 
 
-def imported_by(module: str) -> frozenset[str]:
-    """A module of ours and all that it imports, with the packages that they lie in.
+def imported_by(*modules: str) -> frozenset[str]:
+    """Modules of ours and all that they import, with the packages that they lie in.
 
-    What only the type checker imports does not count. ``pipeline/__init__.py``, the way in for
-    users of the package, is no part of any stage.
+    ``package.*`` stands for all modules of a package. What only the type checker imports does not
+    count; of a package that something merely lies in, nor does what its functions import.
+    ``pipeline/__init__.py``, the way in for users of the package, is no part of any stage.
     """
     found: set[str] = set()
-    waiting = [module]
+    lain_in: set[str] = set()
+    waiting = [name for module in modules for name in _named(module)]
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            package = name.rpartition(".")[0]
-            waiting += [*_imports(name), *([package] if package != ROOT.name else [])]
-    return frozenset(found)
+        if name in found:
+            continue
+        found.add(name)
+        waiting += _imports(name)
+        package = name.rpartition(".")[0]
+        while package not in ("", ROOT.name, *lain_in):
+            lain_in.add(package)
+            waiting += _imports(package, inside=False)
+            package = package.rpartition(".")[0]
+    return frozenset(found | lain_in)
 
 
-def code_digest(module: str) -> str:
-    """SHA-256 over what a module and all that it imports do: comments and docstrings do not count.
+def _named(module: str) -> list[str]:
+    """A module, or all modules of a package."""
+    if not module.endswith(".*"):
+        return [module]
+    paths = file_of(module[:-2]).parent.rglob("*.py")
+    names = (path.relative_to(ROOT.parent).with_suffix("").parts for path in paths)
+    return [".".join(parts).removesuffix(".__init__") for parts in names]
+
+
+def code_digest(*modules: str) -> str:
+    """SHA-256 over what modules and all that they import do: not comments, not docstrings.
 
     So an interrupted run goes on after an edit of words, and not after one of code.
     """
     whole = hashlib.sha256()
-    for name in sorted(imported_by(module)):
+    for name in sorted(imported_by(*modules)):
         tree = _parsed(name)
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
@@ -56,7 +74,7 @@ def code_digest(module: str) -> str:
 
 def listed(stage: str) -> list[str]:
     """What dvc.yaml has to list for a stage: a folder where more than half of it is needed."""
-    needed = {file_of(name) for name in imported_by(STAGES[stage])}
+    needed = {file_of(name) for name in imported_by(*STAGES[stage])}
     return sorted(path.relative_to(ROOT.parent).as_posix() for path in _gathered(ROOT, needed))
 
 
@@ -77,24 +95,30 @@ def _gathered(folder: Path, needed: set[Path]) -> Iterator[Path]:
             yield from _gathered(inner, needed)
 
 
-def _imports(module: str) -> Iterator[str]:
-    for node in _statements(_parsed(module)):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:  # what is imported from a package may be a module of it
-            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            if name.startswith(f"{ROOT.name}.") and file_of(name).is_file():
-                yield name
+def _imports(module: str, inside: bool = True) -> Iterator[str]:
+    """What a module imports, `inside` its functions too."""
+    for node in _statements(_parsed(module), inside):
+        for alias in node.names:
+            if isinstance(node, ast.Import):
+                names = [alias.name]
+            else:  # what is imported from a package may be a module of it
+                names = [f"{node.module}.{alias.name}", str(node.module)]
+            yield from [name for name in names if _is_ours(name)][:1]
 
 
-def _statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+def _is_ours(name: str) -> bool:
+    return name.startswith(f"{ROOT.name}.") and file_of(name).is_file()
+
+
+def _statements(node: ast.AST, inside: bool) -> Iterator[ast.Import | ast.ImportFrom]:
     """The import statements below a node."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         yield node
-    elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+    elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
+    elif inside or not isinstance(node, ast.FunctionDef):
         for part in ast.iter_child_nodes(node):
-            yield from _statements(part)
+            yield from _statements(part, inside)
 
 
 def _parsed(module: str) -> ast.Module:

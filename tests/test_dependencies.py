@@ -19,7 +19,7 @@ def test_dvc_yaml_lists_the_code_of_a_stage(stage):
     code = [path for path in deps if path.startswith("pipeline/")]
     assert code == listed(stage), "run: python -m pipeline.dependencies"
     files = {file for path in code for file in [ROOT / path, *(ROOT / path).rglob("*.py")]}
-    assert {file_of(module) for module in imported_by(STAGES[stage])} <= files
+    assert {file_of(module) for module in imported_by(*STAGES[stage])} <= files
 
 
 def test_the_lists_are_rewritten_and_nothing_else():
@@ -36,12 +36,14 @@ print(*[name for name in sys.modules if name.startswith("pipeline.")])
 """
 
 
-@pytest.mark.parametrize("module", sorted(set(STAGES.values())))
-def test_a_stage_imports_nothing_that_is_not_seen(module):
-    done = subprocess.run(
-        [sys.executable, "-c", REALLY, module], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert set(done.stdout.split()) <= imported_by(module)
+@pytest.mark.parametrize("stage", ["convert", "train", "evaluate", "predict", "report"])
+def test_a_stage_imports_nothing_that_is_not_seen(stage):
+    begins = STAGES[stage]
+    command = [sys.executable, "-c", REALLY, begins[0]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    unseen = set(done.stdout.split()) - imported_by(*begins)
+    said = {name for name in unseen if name.startswith("pipeline.convert.datasets.")}
+    assert unseen - said == set() and (stage != "convert" or not said)
 
 
 @pytest.fixture
@@ -49,12 +51,14 @@ def package(tmp_path, monkeypatch):
     """A package `toy`: a imports b, and c inside a function; d only for the type checker."""
     files = {
         "__init__": "import toy.e",
-        "a": "import toy.b\nif TYPE_CHECKING:\n    import toy.d\ndef f():\n    from toy import c\n",
+        "p/__init__": "import toy.f\ndef f():\n    import toy.g\n",
+        "p/q": "",
+        "a": "import toy.b, toy.p.q\nif TYPE_CHECKING:\n import toy.d\ndef f():\n from toy import c\n",
         "b": '"""What b does."""\nX = 1  # a remark\n',
-        **dict.fromkeys("cde", ""),
+        **dict.fromkeys("cdefg", ""),
     }
     root = tmp_path / "toy"
-    root.mkdir()
+    (root / "p").mkdir(parents=True)
     for name, text in files.items():
         (root / f"{name}.py").write_text(text)
     monkeypatch.setattr(dependencies, "ROOT", root)
@@ -62,7 +66,9 @@ def package(tmp_path, monkeypatch):
 
 
 def test_imports_are_followed(package):
-    assert imported_by("toy.a") == {"toy.a", "toy.b", "toy.c"}
+    of_p = {"toy.p", "toy.p.q", "toy.f"}
+    assert imported_by("toy.a") == {"toy.a", "toy.b", "toy.c", *of_p}
+    assert imported_by("toy.p.*") == {*of_p, "toy.g"}
 
 
 @pytest.mark.parametrize(
@@ -80,5 +86,5 @@ def test_words_do_not_count_for_the_digest_and_code_does(package, text, same):
 
 
 def test_code_that_a_training_does_not_import_does_not_touch_its_identity():
-    gallery = {name for name in imported_by(STAGES["evaluate"]) if "evaluate." in name}
-    assert gallery - imported_by(STAGES["train"])
+    gallery = {name for name in imported_by(*STAGES["evaluate"]) if "evaluate." in name}
+    assert gallery - imported_by(*STAGES["train"])

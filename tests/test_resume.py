@@ -193,7 +193,7 @@ def test_a_checkpoint_of_another_configuration_data_or_code_is_not_found(
     content[-20] ^= 1
     picture.write_bytes(content)
     known.add(identity(given, data_digest(splits(other))))
-    monkeypatch.setattr(checkpoint, "code_digest", lambda stage: "other code")
+    monkeypatch.setattr(checkpoint, "code_digest", lambda *stage: "other code")
     known.add(identity(given, data))
     assert len(known) == 4
 

@@ -21,12 +21,11 @@ from torch import Tensor
 
 from pipeline.atomic import replacing
 from pipeline.data.index import CocoIndex
-from pipeline.dependencies import code_digest
+from pipeline.dependencies import STAGES, code_digest
 from pipeline.errors import DescryError
 from pipeline.train.guards import naming_a_full_disk
 from pipeline.versions import version_of
 
-STAGE = "pipeline.stages.train"  # what it imports decides over the result
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -141,7 +140,12 @@ def identity(parameters: Mapping[str, Any], data: str) -> str:
     data : str
         Digest of the data, see `data_digest`.
     """
-    what = [parameters, data, code_digest(STAGE), [version_of(package) for package in _PACKAGES]]
+    what = [
+        parameters,
+        data,
+        code_digest(*STAGES["train"]),
+        [version_of(package) for package in _PACKAGES],
+    ]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
