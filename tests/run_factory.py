@@ -222,10 +222,6 @@ def make_run(runs: Path, dataset="rsna", *, figures=(), detector=(), **about) ->
         "epoch,loss,classification,box,lr,val_AP,val_AP50\n"
         "1,2.0,1.0,1.0,1e-3,,\n2,1.0,0.5,0.5,1e-4,0.2,0.4\n",
     )
-    write(
-        train / "timing.csv",
-        "epoch,seconds,waiting,validation,checkpoints,images\n1,30,3,1,1,20\n2,30,0,1,1,20\n",
-    )
     details = details_of(dataset, figures)
     write(evaluate / "details.json", details)
     write(evaluate / "predictions.json", [])

@@ -46,6 +46,9 @@ def test_a_stage_imports_nothing_that_is_not_seen(stage):
     assert unseen - said == set() and (stage != "convert" or not said)
 
 
+TYPES = "if TYPE_CHECKING:\n    import toy.d\n"
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package `toy`: a imports b, and c inside a function; d only for the type checker."""
@@ -53,7 +56,7 @@ def package(tmp_path, monkeypatch):
         "__init__": "import toy.e",
         "p/__init__": "import toy.f\ndef f():\n    import toy.g\n",
         "p/q": "",
-        "a": "import toy.b, toy.p.q\nif TYPE_CHECKING:\n import toy.d\ndef f():\n from toy import c\n",
+        "a": "import toy.b\nimport toy.p.q\ndef f():\n    from toy import c\n" + TYPES,
         "b": '"""What b does."""\nX = 1  # a remark\n',
         **dict.fromkeys("cdefg", ""),
     }

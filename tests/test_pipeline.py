@@ -54,12 +54,13 @@ def test_everything_is_there(project):
 
 
 def test_a_second_run_from_nothing_gives_the_same_bytes(project):
-    first = outputs(project)
+    first, lock = outputs(project), (project / "dvc.lock").read_bytes()
     assert len(first) > 80
     run(project, "dvc", "repro", "--force")
     second = outputs(project)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
+    assert (project / "dvc.lock").read_bytes() == lock  # no hash has seen a time
 
 
 def test_a_model_knob_retrains_but_converts_nothing(project):

@@ -54,7 +54,6 @@ def test_the_page_shows_figures_intervals_and_counts(rsna):
     assert "view: AP 3 1 n/a n/a 0.000 1.000" in text
     assert "12 epochs over 20 images, from random weights, seed 0." in text
     assert "images 37 36 1 unreadable (1)" in text
-    assert "time of the training, cpu 60 s" in text and "waiting for data 5.0%" in text
     assert "ACP of depth 2 and CAT of 16 concepts" in text
     assert "nan" not in text and "None" not in text and "-1 " not in text
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from pipeline.html.chart import Series, chart, charts
 from pipeline.html.page import RESEARCH_USE
 from pipeline.html.parts import facts, fold, items, joined, paragraph, table
-from pipeline.report.run import SAMPLE, Run, numbers, read_rows
+from pipeline.report.run import SAMPLE, Run, numbers
 from pipeline.report.words import counted, figure, large
 
 _NOT_LOSSES = ("epoch", "lr", "val_AP", "val_AP50")
@@ -150,7 +150,7 @@ def model_and_cost(run: Run) -> Markup:
     }
     return joined(
         paragraph(f"RetinaNet with {arm_words(run.about['detector'])}."),
-        facts(cost | _time(run)),
+        facts(cost),
         paragraph(
             f"FLOPs are 2 per multiply-add; not counted: {'; '.join(NOT_COUNTED)}. Memory is that "
             "of fp32, without activations; peak memory and time on a machine of yours: "
@@ -158,20 +158,6 @@ def model_and_cost(run: Run) -> Markup:
             "note",
         ),
     )
-
-
-def _time(run: Run) -> dict[str, str]:
-    """What the training took, where that was measured."""
-    rows = read_rows(run.train / "timing.csv")
-    seconds = sum(numbers(rows, "seconds"))
-    if not seconds:
-        return {}
-    waiting = sum(numbers(rows, "waiting")) / seconds
-    device = run.about["training"]["device"]
-    return {
-        f"time of the training, {device}": f"{seconds:,.0f} s",
-        "of it waiting for data": f"{waiting:.1%}",
-    }
 
 
 def arm_words(detector: Mapping[str, Any]) -> str:
