@@ -94,12 +94,15 @@ class Train:
 
 @dataclass(frozen=True, config=FROZEN)
 class Evaluate(Selection):
-    """Detections kept for the metrics, how many pictures are drawn, and how sure the figures are.
+    """How detections are found for the metrics, what is drawn, and how sure the figures are.
 
-    `gallery` counts crops of each kind (false positives, missed objects, true positives).
+    `suppression` and `tta` are those of `pipeline.models.ensemble`. `gallery` counts crops of
+    each kind (false positives, missed objects, true positives).
     `resamples` and `seed` make the bootstrap intervals, of which `level` is the coverage.
     """
 
+    suppression: Literal["nms", "soft_nms", "wbf"] = "nms"
+    tta: tuple[Literal["flip", "scale"], ...] = ()
     pictures: Annotated[int, Field(ge=0)] = 8
     gallery: Annotated[int, Field(ge=0)] = 12
     resamples: Annotated[int, Field(ge=0, le=100_000)] = 1000

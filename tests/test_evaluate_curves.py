@@ -8,6 +8,7 @@ from pipeline.evaluate import curves
 from pipeline.evaluate.coco_matching import above
 from pipeline.evaluate.coco_metrics import CocoMetrics
 from pipeline.evaluate.error_kinds import counts, find_errors, gains
+from pipeline.evaluate.operating_point import rsna_score
 from pipeline.evaluate.weighted import WeightedMetrics, subgroups
 
 
@@ -207,3 +208,14 @@ def test_subgroups_are_the_figures_of_their_images_alone(case):
     assert (medium["objects"], medium["sensitivity"]) == (2, 0.5)
     assert named["size", "small"]["sensitivity"] == 1.0
     assert named["size", "large"]["AP"] is None
+
+
+def test_the_rsna_challenge_score_by_hand(case):
+    # Image 1 at .5: A found, B missed, a false alarm and a duplicate: 1 / (1 + 2 + 1). Image 2: 1.
+    # Image 3: a false alarm without object, 0. Image 4: empty and nothing found, left out.
+    assert rsna_score(case[1]) == pytest.approx((1 / 4 + 1 + 0) / 3)
+    # IoU 30/50 = .6 with C: a hit from .4 to .6, which are 5 of 8 thresholds
+    coco = coco_of([[(1, *C)], []])
+    assert rsna_score(matched(coco, [found(1, 1, [20, 20, 30, 18], 0.9)])) == 5 / 8
+    assert rsna_score(matched(coco, [])) == 0.0
+    assert rsna_score(matched(coco_of([[], []]), [])) is None

@@ -6,7 +6,6 @@ import re
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from pipeline.errors import DescryError
 from pipeline.evaluate.compare import as_text, compare_runs, truth_of, write_comparison
 from pipeline.evaluate.intervals import Resampling
 from pipeline.evaluate.run import evaluate, evaluate_files
+from pipeline.models.thresholds import OperatingPoint
 
 ROOT = Path(__file__).parents[1]
 HOW = Resampling(resamples=20)
@@ -61,8 +61,8 @@ class Model:
     """Finds every object but the third, with a wrong class, a shift and a false alarm."""
 
     categories = ((1, "mass"), (2, "nodule"))
-    intensity, trained_on, score_threshold = Intensity(), "toy", 0.4
-    meta: ClassVar[dict] = {"score_threshold_source": "highest F1 on the validation split"}
+    intensity, trained_on = Intensity(), "toy"
+    operating_point = OperatingPoint(0.4, "highest F1 on the validation split")
 
     def __init__(self, data: Path) -> None:
         self.truth = load_coco(data / "annotations/test.json")["annotations"]

@@ -23,6 +23,7 @@ from pipeline.evaluate.intervals import Resampling
 from pipeline.evaluate.operating_point import LEAST_OBJECTS, validate
 from pipeline.evaluate.pictures import draw_pictures
 from pipeline.evaluate.run import evaluate
+from pipeline.models.ensemble import Ensemble
 from pipeline.models.inference import detect_split
 from pipeline.models.saved import SavedModel
 from pipeline.models.thresholds import OperatingPoint
@@ -232,7 +233,8 @@ def test_prediction_and_evaluation_take_the_same_boxes(squares, trained, tmp_pat
     for name, threshold in lowest.items():
         assert f"{name} {threshold:g} {about['sources'][name]['source']}" in page
 
-    evaluate(model, squares, tmp_path / "e", tmp_path / "m", pictures=1, batch_size=2, workers=0)
+    alone = Ensemble([model], model.detector.selection)
+    evaluate(alone, squares, tmp_path / "e", tmp_path / "m", pictures=1, batch_size=2, workers=0)
     said = json.loads((tmp_path / "e/details.json").read_text())
     at_point = said["at_operating_point"]
     assert len(rows) == at_point["true_positives"] + at_point["false_positives"]

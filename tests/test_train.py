@@ -13,6 +13,7 @@ from pipeline.data.coco import write_coco
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 from pipeline.evaluate.run import evaluate
+from pipeline.models.ensemble import Ensemble
 from pipeline.models.saved import SavedModel
 from pipeline.models.thresholds import OperatingPoint
 
@@ -40,7 +41,8 @@ def test_two_runs_give_the_same_bytes(squares, trained, tmp_path):
     assert same_bytes(tmp_path, trained) == []
     for folder in (tmp_path, trained):
         model = SavedModel.load(folder / "model.safetensors")
-        evaluate(model, squares, folder / "e", folder / "m", pictures=2, batch_size=2, workers=0)
+        alone = Ensemble([model], model.detector.selection)
+        evaluate(alone, squares, folder / "e", folder / "m", pictures=2, batch_size=2, workers=0)
     for name in ("e/predictions.json", "m/squares.json", "e/pictures/000002.png"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
 
@@ -127,7 +129,8 @@ def test_a_model_of_other_classes_is_not_evaluated(squares, trained, tmp_path):
     (tmp_path / "annotations/test.json").write_text(json.dumps(tree))
     model = SavedModel.load(trained / "model.safetensors")
     with pytest.raises(DescryError, match="circle"):
-        evaluate(model, tmp_path, tmp_path, tmp_path, pictures=0, batch_size=1, workers=0)
+        alone = Ensemble([model], model.detector.selection)
+        evaluate(alone, tmp_path, tmp_path, tmp_path, pictures=0, batch_size=1, workers=0)
 
 
 def test_no_training_images_is_an_error_that_points_to_the_report(tmp_path):

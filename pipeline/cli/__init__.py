@@ -89,7 +89,9 @@ def evaluate(
         str, typer.Argument(metavar="[NAME]", help="A dataset; or give --gt and --predictions.")
     ] = "",
     coco: Annotated[Path | None, typer.Option(help="Converted dataset.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="model.safetensors")] = None,
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option(help="model.safetensors; several are evaluated as one.")
+    ] = None,
     gt: Annotated[Path | None, typer.Option(help="Anybody's COCO ground truth.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Anybody's COCO results.")] = None,
     threshold: Annotated[
@@ -102,12 +104,12 @@ def evaluate(
 ) -> None:
     """How good a trained model is on its test split, or anybody's detections on anybody's truth."""
     chosen = load_params(params, changes or ())
-    ours, theirs = (name, coco, checkpoint), (gt, predictions, threshold, images)
+    ours, theirs = (name, coco, checkpoint or None), (gt, predictions, threshold, images)
     if name and not any(v is not None for v in theirs):
         dataset = _dataset(chosen, name)
         from pipeline.stages.evaluate import evaluate as run
 
-        figures = run(chosen, dataset, coco, checkpoint, out)
+        figures = run(chosen, dataset, coco, checkpoint or (), out)
     elif gt is not None and predictions is not None and ours == ("", None, None):
         from pipeline.stages.evaluate import evaluate_files
 

@@ -19,7 +19,7 @@ from pipeline.evaluate.coco_matching import Matches, above, match
 from pipeline.evaluate.coco_metrics import CocoMetrics, rounded
 from pipeline.evaluate.error_kinds import Errors, counts, find_errors, gains
 from pipeline.evaluate.intervals import Resampling, Units, intervals
-from pipeline.evaluate.operating_point import by_threshold
+from pipeline.evaluate.operating_point import by_threshold, rsna_score
 from pipeline.evaluate.weighted import WeightedMetrics, subgroups
 from pipeline.models.thresholds import OperatingPoint
 
@@ -116,6 +116,7 @@ class Evaluation:
         others = WeightedMetrics([self.matches], [self.limits]).figures(ones, ones)
         figures = self.score.summary()
         figures |= {name: rounded(v) for name, v in others.items() if name not in figures}
+        figures["rsna_mAP"] = rounded(rsna_score(self.at_point)) if self.at_point else None
         figures["froc_score"] = self.froc.score() if self.froc else None
         figures["ece"] = self.calibration[1]
         figures["score_threshold"] = self.point.threshold if self.point else None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.results import SCORE_DECIMALS
-from pipeline.evaluate.coco_matching import HIT, IGNORED, Matches
+from pipeline.evaluate.coco_matching import AREAS, HIT, IGNORED, MISS, Matches, match
 from pipeline.evaluate.coco_metrics import CocoMetrics, ranking
 from pipeline.models.thresholds import OperatingPoint
 
@@ -14,6 +14,7 @@ from pipeline.models.thresholds import OperatingPoint
 # Our choice: one object of 20 moves the sensitivity by 0.05; with fewer, which score has the
 # highest F1 is mostly the luck of single boxes.
 LEAST_OBJECTS = 20
+RSNA_THRESHOLDS = np.linspace(0.4, 0.75, 8)  # IoU
 _HIGHEST_F1 = "highest F1 at IoU 0.5 on the validation split"
 
 
@@ -87,3 +88,25 @@ def by_threshold(
     last = np.flatnonzero(np.append(score[1:] != score[:-1], True)) if len(rows) else rows
     hits = np.cumsum(status[rows] == HIT)[last]
     return score[last], hits, last + 1 - hits
+
+
+def rsna_score(at_point: Matches) -> float | None:
+    """The metric of the RSNA pneumonia challenge (Kaggle, 2018) of the detections that count.
+
+    Per image TP / (TP + FP + FN), averaged over the IoU thresholds 0.4, 0.45, ..., 0.75; then the
+    mean over images. An image without objects counts 0 if anything was found in it, and is left
+    out if nothing was. None where no image is left.
+    """
+    truth, found = at_point.truth, at_point.found
+    matches = match(truth, found, RSNA_THRESHOLDS, {"all": AREAS["all"]})
+
+    def per_image(image: np.ndarray, counted: np.ndarray) -> np.ndarray:
+        """How many of each image at each threshold, (T, n)."""
+        return np.array([np.bincount(image[c], minlength=truth.images) for c in counted])
+
+    hits = per_image(found.image, matches.status[:, 0] == HIT)
+    false = per_image(found.image, matches.status[:, 0] == MISS)
+    missed = per_image(truth.image, ~matches.taken[:, :, 0].T & ~truth.crowd)
+    total = hits + false + missed
+    counted = total.all(axis=0)
+    return float((hits[:, counted] / total[:, counted]).mean()) if counted.any() else None

@@ -2,6 +2,7 @@
 
 import logging
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,19 @@ from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
 from pipeline.evaluate.coco_metrics import self_test
 from pipeline.evaluate.evaluation import Evaluation, write_evaluation
 from pipeline.evaluate.intervals import DEFAULT, Resampling
+from pipeline.evaluate.operating_point import validate
 from pipeline.evaluate.pictures import draw_gallery, draw_pictures
 from pipeline.models.thresholds import OperatingPoint
 
 if TYPE_CHECKING:
-    from pipeline.models.saved import SavedModel  # brings torch, which files do not need
+    from pipeline.models.ensemble import Ensemble  # brings torch, which files do not need
 
 log = logging.getLogger(__name__)
 FEW = 5  # detections, too few to tell xyxy from xywh by
 
 
 def evaluate(
-    model: "SavedModel",
+    model: "Ensemble",
     coco: Path,
     out: Path,
     metrics: Path,
@@ -64,9 +66,13 @@ def evaluate(
         raise DescryError(
             f"{path}: its own boxes score AP {perfect} instead of 1: convert it again"
         )
-    results = detect_split(model, index, batch_size=batch_size, workers=workers)
+
+    def detect(of: CocoIndex) -> list[dict]:
+        return detect_split(model, of, batch_size=batch_size, workers=workers)
+
+    point = model.operating_point or _chosen_point(coco, detect)
+    results = detect(index)
     write_results(out / "predictions.json", results)
-    point = OperatingPoint.read(model.meta, model.score_threshold)
     found = Predictions.of(GroundTruth.of(truth), results)
     evaluation = Evaluation(model.trained_on, path, truth, found, point, how)
     write_evaluation(evaluation, out, metrics / f"{model.trained_on}.json")
@@ -75,7 +81,25 @@ def evaluate(
     return evaluation.flat
 
 
-def _check_classes(model: "SavedModel", index: CocoIndex) -> None:
+def _chosen_point(coco: Path, detect: Callable[[CocoIndex], list[dict]]) -> OperatingPoint:
+    """The operating point of what detects otherwise than in its training, never from test images.
+
+    Raises
+    ------
+    DescryError
+        When there are no validation images.
+    """
+    path = coco / "annotations/val.json"
+    index = CocoIndex(path, coco / "images")
+    if len(index) == 0:
+        raise DescryError(
+            f"{path}: no validation images to choose an operating point by, which several models, "
+            "evaluate.tta, evaluate.suppression or other thresholds than the training's need"
+        )
+    return validate(path, detect(index))[1]
+
+
+def _check_classes(model: "Ensemble", index: CocoIndex) -> None:
     ours, theirs = dict(model.categories), dict(index.categories)
     if ours != theirs:
         raise DescryError(

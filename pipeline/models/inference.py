@@ -9,6 +9,7 @@ from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
 from pipeline.data.pixels import load_pixels
 from pipeline.data.results import to_results
+from pipeline.models.ensemble import Ensemble
 from pipeline.models.saved import SavedModel
 
 
@@ -26,7 +27,7 @@ class _Images(Dataset[np.ndarray]):
 
 
 def detect_split(
-    model: SavedModel, index: CocoIndex, *, batch_size: int = 8, workers: int = 0
+    model: SavedModel | Ensemble, index: CocoIndex, *, batch_size: int = 8, workers: int = 0
 ) -> list[dict]:
     """Detections in all images of a split, as COCO results in the order of the images."""
     rows: list[dict] = []
@@ -38,7 +39,7 @@ def detect_split(
 
 
 def _batches(
-    model: SavedModel, index: CocoIndex, batch_size: int, workers: int
+    model: SavedModel | Ensemble, index: CocoIndex, batch_size: int, workers: int
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
     loader = DataLoader(
         _Images(index, model.intensity), batch_size, num_workers=workers, collate_fn=list

@@ -126,10 +126,13 @@ class SavedModel:
                 f"--compile: {first_line(error)}; leave it out on this machine"
             ) from error
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """Find objects in 8-bit images (H, W) or (H, W, 3) of any sizes, as one batch."""
+    def detect(self, images: Sequence[np.ndarray], side: int = 0) -> list[Detections]:
+        """Find objects in 8-bit images (H, W) or (H, W, 3) of any sizes, as one batch.
+
+        `side` shows them to the detector in another size than `image_size`.
+        """
         device = next(self.detector.parameters()).device
-        fitted = [fit_square(image, self.image_size) for image in images]
+        fitted = [fit_square(image, side or self.image_size) for image in images]
         batch = torch.stack([to_tensor(square) for square, _ in fitted]).to(device)  # (B, 3, S, S)
         with (
             torch.inference_mode(),
