@@ -20,6 +20,7 @@ from pipeline.dicom.read.header import Header, pixel_stream
 from pipeline.dicom.read.parse import UNDEFINED, PixelElement
 
 MAX_PIXELS = 100_000_000  # per frame; a stitched whole-leg radiograph has about 40 million
+_SIDE = 16  # of frames that are not announced: smaller ones come of a damaged Rows or Columns
 _GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}  # bits allocated (PS3.3 C.7.6.24, 25)
@@ -172,7 +173,8 @@ def _native_layout(header: Header, layout: Layout, element: PixelElement, availa
         raise DicomError("truncated", f"{header.syntax_name}: {present} of {needed} bytes")
     count = present * 8 // layout.frame_bits
     rest = present - (count * layout.frame_bits + 7) // 8
-    if present > needed + needed % 2 and rest <= 1 and layout.bits_allocated > 1:
+    whole = rest <= 1 and layout.bits_allocated > 1 and min(layout.rows, layout.columns) >= _SIDE
+    if present > needed + needed % 2 and whole:
         layout = replace(layout, number_of_frames=count)
         notes.append(_MORE_FRAMES)
     return replace(layout, notes=tuple(notes))
