@@ -62,11 +62,18 @@ def test_twins_are_known_across_a_stop(tmp_path):
 
 
 def test_values_of_the_detector_are_told(tmp_path):
-    for name, intent in (("a", "FOR PROCESSING"), ("b", "FOR PRESENTATION")):
-        more = {"SOPInstanceUID": f"{ROOT}9.{ord(name)}", "PresentationIntentType": intent}
-        write(tmp_path / name, spot(), **more)
+    mammogram = uid.DigitalMammographyXRayImageStorageForProcessing
+    for name, more in (
+        ("a", {"PresentationIntentType": "FOR PROCESSING"}),
+        ("b", {"PresentationIntentType": "FOR PRESENTATION"}),
+        ("c", {"SOPClassUID": mammogram}),
+    ):
+        write(tmp_path / name, spot(), SOPInstanceUID=f"{ROOT}9.{ord(name)}", **more)
     _, warned = ran(tmp_path)
-    assert [(path, kind) for path, kind, _ in warned] == [("a", "for processing")]
+    assert [(path, kind) for path, kind, _ in warned] == [
+        ("a", "for processing"),
+        ("c", "for processing"),
+    ]
 
 
 def test_more_frames_than_announced_have_no_name_in_objects(tmp_path):

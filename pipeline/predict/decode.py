@@ -215,7 +215,7 @@ class Reader:
         warnings = []
         if header.text("BurnedInAnnotation").upper() == "YES":
             warnings.append((BURNED_IN, _TEXT_IN_PICTURE))
-        if "FOR PROCESSING" in header.text("PresentationIntentType").upper():
+        if header.for_processing:
             warnings.append((FOR_PROCESSING, _NOT_FOR_EYES))
         modality = header.text("Modality").upper()
         if self.modalities and modality not in self.modalities:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from pipeline.dicom.errors import quiet
@@ -14,6 +15,8 @@ PIXEL, IMAGER, NOMINAL = "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPi
 AT_DETECTOR = f"{IMAGER} (at the detector)"
 REPEATED = f"{PIXEL} = {IMAGER} (at the detector)"
 ESTIMATED = f"{IMAGER} / EstimatedRadiographicMagnificationFactor"
+
+Vectors = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +92,47 @@ def slice_position(header: Header) -> float | None:
     Image Position (Patient) times the cross product of the row's and the column's direction
     (PS3.3 C.7.6.2.1.1). None where the header does not give both, or gives nonsense.
     """
+    found = _plane(header)
+    if found is None:
+        return None
+    origin, (*_, normal) = found
+    return float(np.dot(normal, origin)) / float(np.linalg.norm(normal))
+
+
+def to_pixels(header: Header, points: Vectors) -> tuple[Vectors, Vectors] | None:
+    """Points of the patient as places in an image (PS3.3 C.7.6.2.1.1).
+
+    Parameters
+    ----------
+    points : array (n, 3)
+        In mm.
+
+    Returns
+    -------
+    places : array (n, 2)
+        Column and row; the top left corner of the top left pixel is 0, 0.
+    distances : array (n,)
+        In mm, from the plane of the image.
+        None for both where the header does not say where the image lies.
+    """
+    found, pixel = _plane(header), spacing(header)
+    if found is None or pixel is None:
+        return None
+    origin, axes = found
+    across, down, distances = (axes / np.linalg.norm(axes, axis=1)[:, None]) @ (points - origin).T
+    return np.stack([across / pixel.column, down / pixel.row], axis=1) + 0.5, distances
+
+
+def _plane(header: Header) -> tuple[Vectors, Vectors] | None:
+    """Centre of the first pixel in mm; directions of rows, columns and the normal, (3, 3)."""
     with quiet():
         directions = _numbers(header.dataset, "ImageOrientationPatient", 6)
         origin = _numbers(header.dataset, "ImagePositionPatient", 3)
     if directions is None or origin is None:
         return None
     normal = np.cross(directions[:3], directions[3:])
-    length = float(np.linalg.norm(normal))
-    return float(np.dot(normal, origin)) / length if length > 1e-3 else None
+    axes = np.array([directions[:3], directions[3:], normal])
+    return (np.array(origin), axes) if float(np.linalg.norm(normal)) > 1e-3 else None
 
 
 def _pair(dataset: Dataset | None, keyword: str) -> tuple[float, float] | None:

@@ -174,6 +174,12 @@ class Header:
         return self.number("NumberOfFrames", 1) or 1
 
     @property
+    def for_processing(self) -> bool:
+        """Whether it holds the detector's values, by its intent (PS3.3 C.8.11.1) or its class."""
+        kind = UID(self.sop_class).name if self.sop_class in UID_dictionary else ""
+        return "FOR PROCESSING" in (kind.upper() + self.text("PresentationIntentType").upper())
+
+    @property
     def syntax_name(self) -> str:
         """Name and UID of the transfer syntax, for messages."""
         return syntax_name(self.syntax)
