@@ -64,10 +64,10 @@ class IntensityParams:
 
 @dataclass(frozen=True, config=FROZEN)
 class Train:
-    """Optimisation; see `pipeline.train.schedule` and `pipeline.train.settings`.
+    """Optimisation; see `pipeline.train.optimisation` and `pipeline.train.settings`.
 
-    `lr` is for `lr_batch` images a step and scales with the images of a step. `compile`,
-    `channels_last` and `fused` are about speed, but they change bits.
+    `lr` is for `lr_batch` images a step and grows with the root of a step's images. `steps` are the
+    least updates of a run. `compile`, `channels_last` and `fused` are about speed, but change bits.
     """
 
     seed: Seed = 0

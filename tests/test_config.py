@@ -121,7 +121,7 @@ def test_a_group_in_convert_makes_a_dataset_of_ones_own():
     assert params.convert.my_cells.tile == 512
     assert params.augment["my_cells"] == "microscopy" and params.modality["my_cells"] == ()
     assert params.scale.epochs["my_cells"] == 7 and params.recipes.paper.epochs["my_cells"] == 30
-    assert params.scale.epochs["nih"] == 20  # what params.yaml says of the others stays
+    assert params.scale.epochs["nih"] == 40  # what params.yaml says of the others stays
 
 
 def test_without_a_file_ones_own_dataset_needs_two_keys(tmp_path):

@@ -133,9 +133,9 @@ def test_the_learning_rate_rises_linearly_and_falls(changes, factors):
     assert {step: lr_factor(step, 10, train) for step in factors} == pytest.approx(factors)
 
 
-def test_the_learning_rate_scales_with_all_images_of_a_step():
+def test_the_learning_rate_scales_with_the_root_of_all_images_of_a_step():
     # 2 processes x 4 batches x 8 images = 64 images, 4 times those that 0.001 is for
-    assert scaled_lr(replace(SETTINGS.train, lr=1e-3, lr_batch=16), 64) == pytest.approx(4e-3)
+    assert scaled_lr(replace(SETTINGS.train, lr=1e-3, lr_batch=16), 64) == pytest.approx(2e-3)
 
 
 def test_the_moving_average_forgets_the_first_weights_and_leaves_integers_alone():

@@ -22,8 +22,11 @@ NO_DECAY = ("positions", "class_token", "gates", "table", "rpb", "slot", "rate")
 
 
 def scaled_lr(train: Train, images: int) -> float:
-    """Highest learning rate where a step takes `images` in all (arXiv 1706.02677, 2.1)."""
-    return train.lr * images / train.lr_batch
+    """Highest learning rate where a step takes `images` in all.
+
+    For Adam it grows with the root of the images (arXiv 2205.10287), not as for SGD with them.
+    """
+    return train.lr * math.sqrt(images / train.lr_batch)
 
 
 def lr_factor(step: int, steps: int, train: Train) -> float:
