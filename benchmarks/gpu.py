@@ -23,7 +23,7 @@ memory      largest allocated memory of the same steps
 study       baseline, wider, ACP, CAT, copies and full on BCCD, three seeds, test AP
 
 Needed are torch, torchvision, numpy and timm; `descry train` and the study also need what training
-needs (docs/training.md has the list). A unit that lacks a package says so and is left out.
+needs (docs/how-to/training.md has the list). A unit that lacks a package says so and is left out.
 """
 
 import sys

@@ -100,7 +100,7 @@ def cli_page() -> str:
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         inner = type(group).context_class(command, info_name=name, parent=context)
         usage = command.get_usage(inner).removeprefix("Usage: ")
-        lines += [f"## {name}\n", f"{command.help}\n", f"    {usage}\n"]
+        lines += [f"## {name}\n", f"{command.help}\n", f"```text\n{usage}\n```\n"]
         records = [parameter.get_help_record(inner) for parameter in command.get_params(inner)]
         kept = [record for record in records if record and "--help" not in record[0]]
         lines += table(("", ""), [(f"`{names}`", text) for names, text in kept])

@@ -125,7 +125,7 @@ class Machine:
     ``device: auto`` takes a GPU where there is one. ``workers: -1`` takes one per core. `cache` is
     where decoded training images are kept, `cache_gib` how many GiB of them. `devices` are
     training processes, `scratch` the folder in which an interrupted run is kept. (Another device
-    or number of processes does give other bits, see docs/training.md.)
+    or number of processes does give other bits, see docs/how-to/training.md.)
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -131,7 +131,7 @@ def test_synthetic_batches_repeat_and_end_with_a_negative():
 
 
 def test_bits_are_equal_twice_and_their_digest_tells_weights_apart():
-    # not 64 px: there oneDNN reads unset memory in bf16 (docs/training.md)
+    # not 64 px: there oneDNN reads unset memory in bf16 (docs/how-to/training.md)
     found = bits.run("cpu", "vit", 96, 2, 2)
     assert not differs(found)
     for verdict in found.values():

@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, commands exist, reference pages are what the code says."""
+"""The documentation: links lead somewhere, commands exist, reference pages follow the code."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -99,13 +99,16 @@ def commands(block: str) -> Iterator[list[str]]:
 
 
 def check_changes(words: list[str]) -> None:
-    """Every `-S KEY=VALUE` is accepted; `0,1,2` are values of a queue."""
-    for flag, change in zip(words, words[1:], strict=False):
+    """The `-S KEY=VALUE` of a command are accepted; `0,1,2` are values of a queue."""
+    changes = []
+    for flag, change in pairwise(words):
         key, _, value = change.partition("=")
-        if flag not in ("-S", "--set") or "my_" in key or re.search(r"\b[A-Z]+\b|\$", value):
-            continue  # a dataset of the reader's own; a placeholder
-        for one in value.split(",") if "--queue" in words else [value]:
-            load_params(ROOT / "params.yaml", [f"{key}={one}"])
+        placeholder = "my_" in key or re.search(r"\b[A-Z]+\b|\$", value)
+        if flag in ("-S", "--set") and not placeholder:
+            values = value.split(",") if "--queue" in words else [value]
+            changes.append([f"{key}={one}" for one in values])
+    for one in product(*changes):
+        load_params(ROOT / "params.yaml", one)
 
 
 def check_descry(words: list[str]) -> None:

@@ -137,6 +137,11 @@ def test_dvc_starts_with_git_or_without(tmp_path, place, scm):
 def test_the_templates_are_the_repository_s_own_files():
     assert template("params.yaml") == (ROOT / "params.yaml").read_text()
     assert template("dvc.yaml") == (ROOT / "dvc.yaml").read_text()
+    links = {
+        name: (ROOT / "pipeline/project" / name).is_symlink()
+        for name in ("params.yaml", "dvc.yaml")
+    }
+    assert all(links.values()), links  # `sed -i` makes copies of links
     validate(yaml.safe_load(template("params.yaml")))
 
 

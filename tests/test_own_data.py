@@ -1,4 +1,4 @@
-"""A dataset of one's own through the whole pipeline, set up as docs/own_data.md says."""
+"""A dataset of one's own through the whole pipeline, set up as docs/how-to/own_data.md says."""
 
 import json
 import re
@@ -24,7 +24,9 @@ def merged(tree: Any, more: Any) -> Any:
 def project(tmp_path_factory):
     """A project without any sample, with cell pictures in its only dataset, run once."""
     folder = tmp_path_factory.mktemp("own")
-    written = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/own_data.md").read_text(), re.DOTALL)
+    written = re.search(
+        r"```yaml\n(.*?)```", (ROOT / "docs/how-to/own_data.md").read_text(), re.DOTALL
+    )
     params = merged(copy_project(folder, (), epochs=1), yaml.safe_load(written[1]))
     raw = folder / "datasets/my_cells/raw"
     for name, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):

@@ -269,7 +269,7 @@ def _dataset(params: Params, name: str) -> DatasetName:
         return plain
     raise DescryError(
         f"unknown dataset {name!r}: must be one of {', '.join(params.known)}, or a dataset of your "
-        f"own that params.yaml describes (convert.{plain} and more, see docs/own_data.md)"
+        f"own that params.yaml describes (convert.{plain} and more, see docs/how-to/own_data.md)"
     )
 
 

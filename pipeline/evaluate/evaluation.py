@@ -1,6 +1,6 @@
 """Everything that is known of one set of detections, and the files it is written to.
 
-Tables are CSV, single numbers JSON; docs/evaluation.md says what each holds.
+Tables are CSV, single numbers JSON; docs/reference/evaluation.md says what each holds.
 """
 
 import hashlib
