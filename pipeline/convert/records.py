@@ -125,7 +125,7 @@ class Ledger:
     """Accounts for the input while a source scans: rows read, files used, things dropped.
 
     Every annotation row is `read` once and then either becomes part of a record or is dropped.
-    Every file is `claim`ed by the source as an annotation or as an image; the writer lists files
+    The source claims every file (`claim`) as an annotation or as an image; the writer lists files
     that no one claimed.
     """
 

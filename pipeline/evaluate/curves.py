@@ -144,7 +144,7 @@ def calibration(matches: Matches) -> tuple[list[dict[str, Any]], float | None]:
     """Share of true positives among the detections of each score bin, and the ECE.
 
     Defined for detections: the confidence is the score, the outcome is a true positive at IoU
-    0.5. The expected calibration error is the mean of |mean score - precision| over the bins,
+    0.5. The expected calibration error is the mean of ``|mean score - precision|`` over the bins,
     weighted by their detections (Guo et al., arXiv 1706.04599, eq. 3). Missed objects have no
     score and do not enter. None without detections.
     """

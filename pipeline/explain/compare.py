@@ -1,7 +1,7 @@
 """`compare`: the features of two saved models side by side, for some images.
 
 As linear CKA between their blocks, after "Similarity of Neural Network Representations Revisited"
-(arXiv 1905.00414), eq. in section 3 for the linear kernel, over all positions of all images:
+(arXiv 1905.00414), eq. in section 3 for the linear kernel, over all positions of all images::
 
     CKA(X, Y) = |Yc^T Xc|^2 / (|Xc^T Xc| |Yc^T Yc|)
 
