@@ -1,6 +1,7 @@
 """What is copied out of a header is exact, or it is left out and that is told."""
 
 import json
+from pathlib import Path
 
 import highdicom as hd
 import pydicom
@@ -9,6 +10,7 @@ from dicom_factory import image_dataset, save
 from hypothesis import given
 from hypothesis import strategies as st
 from predict_factory import BrightSpots, rows_of, spot
+from pydicom.data import get_testdata_file
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -108,6 +110,22 @@ def test_what_is_well_formed_is_kept(vr, text):
 )
 def test_names_by_character_set(charset, stored, text):
     assert exact_text(holding("PatientName", stored, charset), "PatientName") == text
+
+
+def test_what_is_absent_or_empty_is_empty(tmp_path):
+    """pydicom converts empty elements at once, when it skips others."""
+    bundled = get_testdata_file("MR_small_implicit.dcm", download=False)
+    dataset = read_header(Path(bundled), COPIED).dataset
+    found = {keyword: exact_text(dataset, keyword) for keyword in COPIED}
+    assert found["PatientName"] == "CompressedSamples^MR1"
+    assert found["PatientBirthDate"] == found["AccessionNumber"] == found["StudyDescription"] == ""
+    assert None not in found.values()
+
+
+def test_what_was_looked_at_before_is_left_out(tmp_path):
+    dataset = holding("PatientID", b"12\\34")
+    assert dataset.PatientID == ["12", "34"]
+    assert exact_text(dataset, "PatientID") is None
 
 
 HEADERS = {

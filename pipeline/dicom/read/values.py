@@ -12,7 +12,7 @@ from typing import Any
 from pydicom import config
 from pydicom.charset import decode_bytes, default_encoding, python_encoding
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.valuerep import TEXT_VR_DELIMS, validate_value
 
@@ -62,10 +62,9 @@ def exact_text(dataset: Dataset, keyword: str) -> str | None:
         name, or letters beyond ASCII under none).
     """
     vr = dictionary_VR(keyword)
-    content = _stored(dataset, keyword)
     try:
         with quiet(), config.strict_reading():
-            text = _decoded(content, vr, dataset)
+            text = _decoded(_stored(dataset, keyword), vr, dataset)
             validate_value(vr, text, config.RAISE)
     except (LookupError, ValueError):  # an unknown character set; anything malformed
         return None
@@ -80,8 +79,11 @@ def _stored(dataset: Dataset, keyword: str) -> bytes:
     if keyword not in dataset:
         return b""
     element = dataset.get_item(keyword)
-    assert isinstance(element, RawDataElement), f"{keyword} was looked at before"
-    return (element.value or b"").rstrip(b"\0 ")
+    if element.is_empty if isinstance(element, DataElement) else not element.value:
+        return b""
+    if not isinstance(element, RawDataElement):
+        raise ValueError("converted already: its bytes are not known any more")
+    return element.value.rstrip(b"\0 ")
 
 
 def _decoded(content: bytes, vr: str, dataset: Dataset) -> str:
