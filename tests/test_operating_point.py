@@ -20,13 +20,13 @@ from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
 from pipeline.evaluate.compare import compare_runs
 from pipeline.evaluate.evaluation import Evaluation, details, tables
 from pipeline.evaluate.intervals import Resampling
-from pipeline.evaluate.operating_point import LEAST_OBJECTS, validate
+from pipeline.evaluate.operating_point import validate
 from pipeline.evaluate.pictures import draw_pictures
 from pipeline.evaluate.run import evaluate
 from pipeline.models.ensemble import Ensemble
 from pipeline.models.inference import detect_split
 from pipeline.models.saved import SavedModel
-from pipeline.models.thresholds import OperatingPoint
+from pipeline.models.thresholds import LEAST_OBJECTS, OperatingPoint, doubts
 from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder
 from pipeline.report.run import Run
@@ -279,3 +279,20 @@ def test_the_page_of_a_dataset_shows_the_scores_of_the_classes(tmp_path):
     assert "At the operating point: boxes with a score from that of their class" in page
     assert f"mass 0.410 {source} nodule 0.310 n/a" in page
     assert "Ring: the operating point; each class has its own score" in page
+
+
+@pytest.mark.parametrize(
+    ("validation", "said"),
+    [
+        (None, ["it carries no validation figures"]),
+        ({"AP": None, "objects": 0}, ["it carries no validation figures"]),
+        ({"AP": 0.1, "objects": 20}, []),
+        ({"AP": 0.0994, "objects": 20}, ["AP 0.099 on its validation split"]),
+        ({"AP": 0.5, "objects": 1}, ["chosen on 1 object of its validation split, fewer than 20"]),
+        ({"AP": 0.0, "objects": 2}, ["AP 0.000", "chosen on 2 objects"]),
+    ],
+)
+def test_a_model_says_why_it_should_not_be_relied_on(validation, said):
+    told = doubts({} if validation is None else {"validation": validation})
+    assert len(told) == len(said)
+    assert all(words in line for words, line in zip(said, told, strict=True))

@@ -71,6 +71,19 @@ def test_stand_ins_and_samples_are_named_first(rsna):
     assert "SYNTHETIC images." in head and STAND_IN in head and "Sample data" in head
 
 
+@pytest.mark.parametrize(
+    ("ap", "said"), [("0.0", True), ("0.009", True), ("0.01", False), ("", False)]
+)
+def test_a_class_that_is_not_found_is_pointed_at(tmp_path, ap, said):
+    row = f"platelets,38,{ap},0.0,0.0,0.0,,,\nrare,0,,,,,,,\n"
+    table = make_run(tmp_path) / "rsna/evaluate/per_class.csv"
+    table.write_text("class,objects,AP,AP50,AP75,AR100,sensitivity,precision,f1\n" + row)
+    write_page(Run.read("rsna", tmp_path, tmp_path), tmp_path / "p.html")
+    page = plain((tmp_path / "p.html").read_text())
+    assert ("over 38 test objects. The model does not find this class." in page) is said
+    assert "rare: AP" not in page
+
+
 def test_full_data_is_not_called_a_sample(project, tmp_path):
     run = Run.read("nih", project / "runs", project / "datasets")
     write_page(run, tmp_path / "p.html")

@@ -1,6 +1,6 @@
 """Boxes drawn on images, for people."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -10,6 +10,10 @@ COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 9
 _INK = (0, 0, 0)
 
 
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+Rectangle = tuple[float, float, float, float]
+
+
 def draw_boxes(
     pixels: np.ndarray,
     boxes: np.ndarray,
@@ -17,7 +21,7 @@ def draw_boxes(
     colours: Sequence[tuple[int, int, int]],
     line: int = 0,
 ) -> Image.Image:
-    """A copy of an image with labelled boxes.
+    """A copy of an image with labelled boxes; the last lies on top.
 
     Parameters
     ----------
@@ -25,36 +29,65 @@ def draw_boxes(
     boxes : array (n, 4)
         xyxy in pixels.
     labels : sequence of n texts
-        Drawn at the box; an empty text draws nothing.
+        Drawn at the box, unless that would cover a later box's; an empty text draws nothing.
     colours : sequence of n RGB triples
     line : int
         Width in pixels; 0 goes by the size of the image.
     """
     image = Image.fromarray(pixels).convert("RGB")
     canvas = ImageDraw.Draw(image)
-    longer = max(image.size)
-    font = ImageFont.load_default(max(10, longer // 45))
-    line = line or max(1, longer // 300)
-    for box, label, colour in zip(boxes.tolist(), labels, colours, strict=True):
+    font = label_font(image.size)
+    line = line or max(1, round(max(image.size) / 500))
+    for box, colour in zip(boxes.tolist(), colours, strict=True):
         canvas.rectangle(box, outline=colour, width=line)
-        if label:
-            _tag(canvas, box, label, colour, font)
+    places = place_labels(image.size, boxes, labels)
+    for place, label, colour in zip(places, labels, colours, strict=True):
+        if place is not None:
+            canvas.rectangle(place, fill=colour)
+            canvas.text((place[0] + 2, place[1]), label, fill=_INK, font=font)
     return image
 
 
-def _tag(
-    canvas: ImageDraw.ImageDraw,
-    box: Sequence[float],
-    label: str,
-    colour: tuple[int, int, int],
-    font: "ImageFont.ImageFont | ImageFont.FreeTypeFont",
-) -> None:
-    """A label on a filled ground above the box, or inside where there is no room above."""
-    _, _, width, height = canvas.textbbox((0, 0), label, font=font)
-    x = max(0.0, min(box[0], canvas.im.size[0] - width - 4))
-    y = box[1] - height - 2 if box[1] >= height + 2 else box[1]
-    canvas.rectangle((x, y, x + width + 4, y + height + 2), fill=colour)
-    canvas.text((x + 2, y), label, fill=_INK, font=font)
+def label_font(size: tuple[int, int]) -> Font:
+    """The font of labels on an image of (width, height)."""
+    return ImageFont.load_default(max(10, max(size) // 60))
+
+
+def place_labels(
+    size: tuple[int, int], boxes: np.ndarray, labels: Sequence[str]
+) -> list[Rectangle | None]:
+    """Where each label stands so that none covers another; None where there is no room.
+
+    Above its box, else inside it, else below, on its left, else on its right side; the last box
+    chooses first.
+    """
+    font, taken = label_font(size), list[Rectangle]()
+    places: list[Rectangle | None] = [None] * len(labels)
+    for i in reversed(range(len(labels))):
+        if not labels[i]:
+            continue
+        _, _, width, height = font.getbbox(labels[i])
+        for place in _candidates(boxes[i].tolist(), width + 4, height + 2, size):
+            if not any(_touch(place, other) for other in taken):
+                taken.append(place)
+                places[i] = place
+                break
+    return places
+
+
+def _candidates(
+    box: Sequence[float], width: float, height: float, size: tuple[int, int]
+) -> Iterator[Rectangle]:
+    """Places for a label of this width and height, inside the image where that can be."""
+    for y in (box[1] - height, box[1], box[3] - height, box[3]):
+        if 0 <= y <= size[1] - height:
+            for left in (box[0], box[2] - width):
+                x = max(0.0, min(left, size[0] - width))
+                yield x, y, x + width, y + height
+
+
+def _touch(one: Rectangle, other: Rectangle) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def side_by_side(left: Image.Image, right: Image.Image, titles: tuple[str, str]) -> Image.Image:

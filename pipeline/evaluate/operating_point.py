@@ -8,12 +8,8 @@ import numpy as np
 from pipeline.data.results import SCORE_DECIMALS
 from pipeline.evaluate.coco_matching import AREAS, HIT, IGNORED, MISS, Matches, match
 from pipeline.evaluate.coco_metrics import CocoMetrics, ranking
-from pipeline.models.thresholds import OperatingPoint
+from pipeline.models.thresholds import LEAST_OBJECTS, OperatingPoint
 
-# Objects of a class on the validation split, below which it keeps the threshold of all classes.
-# Our choice: one object of 20 moves the sensitivity by 0.05; with fewer, which score has the
-# highest F1 is mostly the luck of single boxes.
-LEAST_OBJECTS = 20
 RSNA_THRESHOLDS = np.linspace(0.4, 0.75, 8)  # IoU
 _HIGHEST_F1 = "highest F1 at IoU 0.5 on the validation split"
 

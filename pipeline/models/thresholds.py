@@ -4,6 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+# Objects of a class on the validation split, below which it keeps the threshold of all classes.
+# Our choice: one object of 20 moves the sensitivity by 0.05; with fewer, which score has the
+# highest F1 is mostly the luck of single boxes.
+LEAST_OBJECTS = 20
+LEAST_AP = 0.1  # on the validation split; our choice: below, most boxes are wrong at any threshold
+
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
@@ -49,3 +55,24 @@ class OperatingPoint:
     def lowest(self, categories: Sequence[tuple[int, str]]) -> dict[int, float]:
         """Category id -> the lowest score that counts, in the order of `categories`."""
         return {i: self.by_class.get(name, self.threshold) for i, name in categories}
+
+
+def doubts(meta: Mapping[str, Any]) -> list[str]:
+    """Why a saved model's detections should not be relied on, by what it says of its validation."""
+    validation = meta.get("validation") or {}
+    ap, objects = validation.get("AP"), validation.get("objects")
+    if ap is None or objects is None:
+        return ["Nothing is known of how good this model is: it carries no validation figures."]
+    said = []
+    if ap < LEAST_AP:
+        said.append(
+            f"This model finds little: AP {ap:.3f} on its validation split. Most of its boxes are "
+            "wrong, and most objects have none."
+        )
+    if objects < LEAST_OBJECTS:
+        there = "1 object" if objects == 1 else f"{objects} objects"
+        said.append(
+            f"The scores from which its boxes count were chosen on {there} of its validation "
+            f"split, fewer than {LEAST_OBJECTS}: how many it finds and misses is unknown."
+        )
+    return said

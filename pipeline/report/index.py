@@ -51,6 +51,7 @@ def write_index(
         warnings=[
             *(f"{name}: {line}" for name, run in runs.items() for line in run.stand_in),
             *([SAMPLE] if sample else []),
+            *(f"{name}: {line}" for name, run in runs.items() for line in run.missed_classes),
         ],
         links=[Link("all datasets", out.name, here=True), *links],
     )

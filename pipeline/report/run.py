@@ -14,6 +14,7 @@ SAMPLE = (
     "Sample data: a few images that come with the project. The figures show that the pipeline "
     "works, not how well the method does."
 )
+FOUND_AP = 0.01  # of a class; below, the page says that it is not found
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,17 @@ class Run:
     def stand_in(self) -> list[str]:
         """What the converter says of data that is not what its name says."""
         return stand_in(self.conversion)
+
+    @property
+    def missed_classes(self) -> list[str]:
+        """What to know of classes that the model does not find."""
+        rows = [row for row in self.rows("per_class.csv") if row["objects"] != "0"]
+        return [
+            f"{row['class']}: AP {float(row['AP']):.3f} over {row['objects']} test objects. The "
+            "model does not find this class."
+            for row in rows
+            if row["AP"] and float(row["AP"]) < FOUND_AP
+        ]
 
     def rows(self, name: str) -> list[Row]:
         """The rows of a CSV of the evaluation."""

@@ -112,7 +112,7 @@ def write_page(run: Run, out: Path, *, links: Sequence[Link] = (), sample: bool 
         sections,
         lead=f"{counted(truth['objects'], 'object')} in {counted(truth['images'], 'image')} that "
         "the model has not seen.",
-        warnings=[*run.stand_in, *([SAMPLE] if sample else [])],
+        warnings=[*run.stand_in, *([SAMPLE] if sample else []), *run.missed_classes],
         links=links,
     )
     with replacing(out) as stream:
