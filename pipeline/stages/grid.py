@@ -73,6 +73,4 @@ def _settings(params: Params, name: DatasetName) -> dict[str, Any]:
     kept["epochs"] = kept["epochs"][name]
     for key in ("backbone", "pool_layers", "concepts", "width", "copies", "seed"):
         del kept[key]
-    for key in ("score_threshold", "nms_threshold", "max_detections"):
-        kept[key] = getattr(params.evaluate, key)
     return kept

@@ -7,7 +7,7 @@ from pipeline.config import DatasetName, Params
 from pipeline.data.coco import load_coco
 from pipeline.data.intensity import Intensity
 from pipeline.evaluate.operating_point import validate
-from pipeline.models.params import DetectorSpec
+from pipeline.models.params import DetectorSpec, Selection
 from pipeline.stages import DATASETS, RUNS
 from pipeline.stages.machine import lasting, loader_workers, pick_device, picture_cache
 from pipeline.stages.progress import progress_bar
@@ -63,5 +63,9 @@ def detector_spec(params: Params, coco: Path) -> DetectorSpec:
 
 
 def spec_of(params: Params, num_classes: int) -> DetectorSpec:
-    """The detector that the parameters ask for."""
-    return DetectorSpec.of(params.model, params.scale.model, params.evaluate, num_classes)
+    """The detector that the parameters ask for.
+
+    Validation always selects detections by the defaults of `Selection`: what leaves the model is a
+    choice of evaluation and of prediction, and none that a training depends on.
+    """
+    return DetectorSpec.of(params.model, params.scale.model, Selection(), num_classes)
