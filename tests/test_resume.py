@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pipeline.train.checkpoint import (
     random_states,
     restore_random_states,
 )
+from pipeline.train.guards import naming_the_disk
 from pipeline.train.module import TrainingModule
 from pipeline.train.settings import Evaluator
 
@@ -34,6 +36,7 @@ FULL = changed(ema=0.9, accumulate=2, batch_size=1, keep="best")
 
 
 SPLITS = ("train", "val")
+ROOT = Path(__file__).parents[1]
 
 
 class Killed(BaseException):
@@ -247,20 +250,92 @@ def test_half_written_files_of_a_killed_run_are_cleared_away(tmp_path):
     folder = RunFolder(tmp_path, "run")
     folder.path.mkdir(parents=True)
     (folder.path / ".checkpoint.pt.123.tmp").write_bytes(b"half")
-    with folder.claimed(0):
+    with folder.claimed(tmp_path / "out", 0):
         assert [path.name for path in folder.path.iterdir()] == ["lock"]
         assert folder.load() is None
 
 
-def test_two_processes_do_not_train_the_same(tmp_path):
-    folder = RunFolder(tmp_path, "run")
-    claim = "import sys, pathlib; from pipeline.train.checkpoint import RunFolder\n"
-    claim += "with RunFolder(pathlib.Path(sys.argv[1]), 'run').claimed(0): pass"
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    with folder.claimed(0):
-        command = [sys.executable, "-c", claim, str(tmp_path)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode and "another process is training this very configuration" in done.stderr
+CLAIM = """
+import sys
+from pathlib import Path
+from pipeline.train.checkpoint import RunFolder
+with RunFolder(Path(sys.argv[1]), sys.argv[2]).claimed(Path(sys.argv[3]), 0):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("run", "out", "words"),
+    [
+        ("same", "other", "another process is training this very configuration"),
+        ("other", "same", "same: another process is training into this folder"),
+        ("other", "other", ""),
+    ],
+)
+def test_two_processes_train_neither_the_same_nor_into_the_same_folder(tmp_path, run, out, words):
+    with RunFolder(tmp_path, "same").claimed(tmp_path / "outs/same", 0):
+        command = [sys.executable, "-c", CLAIM, str(tmp_path), run, str(tmp_path / "outs" / out)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert bool(done.returncode) is bool(words) and words in done.stderr
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A folder of a disk that takes no file."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting needs root: run the tests as root to see this one")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("place", ["out", "scratch"])
+def test_a_disk_that_takes_no_file_is_named(squares, tmp_path, read_only, place):
+    places = {"out": tmp_path / "out", "scratch": tmp_path / "scratch", place: read_only / "here"}
+    with pytest.raises(DescryError, match=r"disk.*: Read-only file system"):
+        run(squares, places["out"], scratch=places["scratch"])
+
+
+def test_an_output_on_a_full_disk_is_named(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        pytest.raises(DescryError, match="out: no space left to write"),
+        naming_the_disk(tmp_path / "out"),
+    ):
+        raise full
+
+
+INTERRUPTED = """
+import os, signal, sys
+from pathlib import Path
+from train_factory import run
+from pipeline.cli import app, main
+from pipeline.train.module import TrainingModule
+
+step = TrainingModule.training_step
+
+def interrupted(module, batch, index):
+    if index == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+    return step(module, batch, index)
+
+TrainingModule.training_step = interrupted
+coco, out = map(Path, sys.argv[1:])
+sys.argv[1:] = ["toy"]
+app.command("toy")(lambda: run(coco, out))
+main()
+"""
+
+
+def test_ctrl_c_in_a_training_ends_with_130_and_words(squares, tmp_path):
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    command = [sys.executable, "-c", INTERRUPTED, str(squares), str(tmp_path / "out")]
+    env = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (130, False)
+    assert "interrupted; the same command again goes on from there" in done.stderr
 
 
 def test_a_malicious_or_broken_checkpoint_is_refused(tmp_path):

@@ -57,7 +57,7 @@ def test_few_images_are_seen_more_often_where_steps_are_asked_for(squares, tmp_p
     run(squares, tmp_path, settings=changed(epochs=1, steps=7))
     with (tmp_path / "history.csv").open(newline="") as stream:
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2", "3"]
-    assert SavedModel.load(tmp_path / "model.pt").meta["epochs"] == 3
+    assert SavedModel.load(tmp_path / "model.safetensors").meta["epochs"] == 3
 
 
 def test_the_model_file_says_what_it_is(trained):

@@ -65,27 +65,23 @@ class RunFolder:
         return self.path / f"best-{epoch}.safetensors"
 
     @contextmanager
-    def claimed(self, rank: int) -> Iterator[None]:
-        """Keep other runs out while the block runs; the lock of a killed process is gone with it.
+    def claimed(self, out: Path, rank: int) -> Iterator[None]:
+        """Keep other runs out of here and of the output while the block runs.
 
         Raises
         ------
         DescryError
-            When another process is at this very run.
+            When another process is at this very run, or at another one with the same output.
         """
         if rank:
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as lock:
-            try:
-                # flock would be inherited by loader processes, which outlive a killed run a while
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                raise DescryError(
-                    f"{self.path}: another process is training this very configuration; "
-                    "wait for it, or end it"
-                ) from None
+        this = f"{self.path}: another process is training this very configuration"
+        other = f"{out}: another process is training into this folder"
+        with (
+            _locked(self.path / "lock", f"{this}; wait for it, or end it"),
+            _locked(out.parent / f".{out.name}.lock", f"{other}; wait for it, or give another"),
+        ):
             for half_written in self.path.glob(".*.tmp"):
                 half_written.unlink()
             yield
@@ -117,6 +113,19 @@ class RunFolder:
     def remove(self) -> None:
         """Forget the run, which is done."""
         shutil.rmtree(self.path)
+
+
+@contextmanager
+def _locked(path: Path, taken: str) -> Iterator[None]:
+    """Hold a lock while the block runs; that of a killed process is gone with it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            # flock would be inherited by loader processes, which outlive a killed run a while
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise DescryError(taken) from None
+        yield
 
 
 def _bytes(value: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.atomic import write_json
+from pipeline.atomic import unwritable, write_json
 from pipeline.errors import DescryError
 
 MIB = 2**20
@@ -82,6 +82,23 @@ def naming_knobs(knobs: Mapping[str, Any]) -> Iterator[None]:
             "images a step), train.precision: bf16, train.gradient_checkpointing: true, a "
             "smaller image_size (memory grows with its square, or faster)"
         ) from error
+
+
+@contextmanager
+def naming_the_disk(out: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk raises inside the block into an error that says where.
+
+    Raises
+    ------
+    DescryError
+        With the path at fault; `out` where the system names none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not (error.filename or _is_full(error)):
+            raise
+        raise DescryError(unwritable(error, out)) from error
 
 
 @contextmanager

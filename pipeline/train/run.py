@@ -25,7 +25,12 @@ from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
 from pipeline.train.callback import Shown, TrainingCallback
 from pipeline.train.checkpoint import RunFolder, data_digest, identity
-from pipeline.train.guards import check_precision, naming_a_full_disk, naming_knobs
+from pipeline.train.guards import (
+    check_precision,
+    naming_a_full_disk,
+    naming_knobs,
+    naming_the_disk,
+)
 from pipeline.train.loggers import live_log
 from pipeline.train.module import Steps, TrainingModule
 from pipeline.train.optimisation import moving_average
@@ -73,7 +78,7 @@ def train(
     data = data_digest([training, validation])
     name = identity(_parameters(spec, settings, machine, processes), data)
     folder = RunFolder(machine.scratch, name)
-    with folder.claimed(processes.rank):
+    with naming_the_disk(out), folder.claimed(out, processes.rank):
         state = folder.load()
         progress = _progress(state, processes.rank)
         loader, steps = _loader(training, settings, machine, processes, progress)
@@ -201,7 +206,12 @@ def _fit(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
-        trainer.fit(module, loader)
+        try:
+            trainer.fit(module, loader)
+        except SystemExit as end:  # Lightning's answer to Ctrl-C, which ours is for the caller
+            if isinstance(end.__context__, KeyboardInterrupt):
+                raise end.__context__ from None
+            raise
 
 
 def _knobs(settings: Settings) -> dict[str, Any]:
