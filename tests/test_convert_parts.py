@@ -9,10 +9,9 @@ from PIL import Image
 
 from pipeline.convert.engine.assemble import walk
 from pipeline.convert.engine.boxes import NO_SIZE, NOT_FINITE, OUTSIDE, TOO_SMALL, check_boxes
-from pipeline.convert.engine.journal import NEVER_REUSED, Journal
 from pipeline.convert.engine.report import reason_unused
 from pipeline.convert.engine.worker import copy_file, copyable_as, pixel_digest, write_png
-from pipeline.convert.engine.workspace import FORMAT, Workspace, open_workspace
+from pipeline.convert.engine.writer import check_places
 from pipeline.convert.records import Box
 from pipeline.errors import DescryError
 
@@ -142,141 +141,6 @@ def test_digest_is_of_shape_type_and_values():
     assert len({expected, *map(pixel_digest, others)}) == 5
 
 
-# --- journal ---
-
-
-def test_journal_finds_what_was_added_also_after_reopening(tmp_path):
-    path = tmp_path / "state" / "journal"
-    path.parent.mkdir()
-    journal = Journal(path)
-    first, second = "0" * 31 + "a", "f" * 32
-    places = [journal.add(first, {"key": "ä"}), journal.add(second, {"key": "b"})]
-    journal.add(NEVER_REUSED, {"key": "c"})
-    assert journal.at(places[0]) == {"key": "ä"}
-    journal.close()
-    again = Journal(path)
-    assert len(again) == 2
-    assert [again.find(first), again.find(second), again.find("1" * 32)] == [*places, None]
-    assert again.at(places[1]) == {"key": "b"}
-    again.close()
-
-
-def test_a_torn_last_line_is_cut_off(tmp_path):
-    path = tmp_path / "journal"
-    journal = Journal(path)
-    journal.add("a" * 32, {"n": 1})
-    journal.close()
-    whole = path.read_bytes()
-    path.write_bytes(whole + b"b" * 32 + b'{"n": 2')
-    again = Journal(path)
-    assert again.find("b" * 32) is None
-    place = again.add("c" * 32, {"n": 3})
-    assert again.at(place) == {"n": 3}
-    again.close()
-    assert path.read_bytes() == whole + b"c" * 32 + b'{"n": 3}\n'
-
-
-def test_a_foreign_file_is_no_journal(tmp_path):
-    (tmp_path / "journal").write_text("shopping list\nbread\n")
-    with pytest.raises(DescryError, match="not a journal of a conversion"):
-        Journal(tmp_path / "journal")
-
-
-# --- workspace ---
-
-
-def _make(folder, content="new"):
-    """Write a finished conversion into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(f'{{"format": "{FORMAT}"}}')
-    (folder / "content").write_text(content)
-
-
-@pytest.fixture
-def raw(tmp_path):
-    (tmp_path / "raw").mkdir()
-    return tmp_path / "raw"
-
-
-def test_output_appears_only_when_published(tmp_path, raw):
-    out = tmp_path / "made" / "out"
-    with open_workspace(out, raw) as space:
-        _make(space.partial)
-        assert not out.exists()
-        space.publish()
-    assert sorted(p.name for p in out.iterdir()) == ["content", "images", "report.json"]
-    assert [p.name for p in out.parent.iterdir()] == ["out"]  # no lock, nothing partial
-
-
-def test_a_former_conversion_is_replaced_as_a_whole(tmp_path, raw):
-    _make(tmp_path / "out", "old")
-    (tmp_path / "out" / "stray").touch()
-    with open_workspace(tmp_path / "out", raw) as space:
-        _make(space.partial)
-        assert (tmp_path / "out" / "content").read_text() == "old"
-        space.publish()
-    assert (tmp_path / "out" / "content").read_text() == "new"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "raw"]
-    assert not (tmp_path / "out" / "stray").exists()
-
-
-def test_an_empty_folder_is_taken(tmp_path, raw):
-    (tmp_path / "out").mkdir()
-    with open_workspace(tmp_path / "out", raw) as space:
-        _make(space.partial)
-        space.publish()
-    assert (tmp_path / "out" / "content").exists()
-
-
-def test_a_kill_between_the_two_renames_is_mended(tmp_path, raw):
-    space = Workspace(tmp_path / "out")
-    _make(space.replaced, "old")
-    with open_workspace(tmp_path / "out", raw):
-        assert (tmp_path / "out" / "content").read_text() == "old"
-    _make(space.replaced, "older")  # the kill came after the second rename
-    with open_workspace(tmp_path / "out", raw):
-        assert (tmp_path / "out" / "content").read_text() == "old"
-    assert not space.replaced.exists()
-
-
-def test_a_folder_with_other_files_is_not_replaced(tmp_path, raw):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").touch()
-    with (
-        pytest.raises(DescryError, match="not a conversion"),
-        open_workspace(tmp_path / "out", raw),
-    ):
-        pass
-    (tmp_path / "file").touch()
-    with pytest.raises(DescryError, match="is a file"), open_workspace(tmp_path / "file", raw):
-        pass
-
-
-@pytest.mark.parametrize("out", ["raw", "raw/coco", "."])
-def test_output_and_raw_folder_may_not_hold_each_other(tmp_path, raw, out):
-    refused = pytest.raises(DescryError, match="one holds the other")
-    with refused, open_workspace(tmp_path / out, raw):
-        pass
-
-
-def test_two_runs_into_one_folder_are_refused(tmp_path, raw):
-    out = tmp_path / "out"
-    with open_workspace(out, raw):
-        refused = pytest.raises(DescryError, match="another conversion is writing there")
-        with refused, open_workspace(out, raw):
-            pass
-        with open_workspace(tmp_path / "other", raw):
-            pass
-    with open_workspace(out, raw):
-        pass
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path, raw):
-    (tmp_path / "file").touch()
-    with pytest.raises(DescryError, match="file"), open_workspace(tmp_path / "file" / "out", raw):
-        pass
-
-
 # --- files ---
 
 
@@ -303,3 +167,12 @@ def test_walk_is_sorted_follows_links_and_survives_loops(tmp_path):
 )
 def test_unused_files_have_a_reason(path, reason):
     assert reason_unused(path) == reason
+
+
+# --- places ---
+
+
+@pytest.mark.parametrize("out", ["raw", "raw/coco", "."])
+def test_output_and_raw_folder_may_not_hold_each_other(tmp_path, out):
+    with pytest.raises(DescryError, match="one holds the other"):
+        check_places(tmp_path / out, tmp_path / "raw")

@@ -16,9 +16,10 @@ from pipeline.data.draw import COLOURS
 from pipeline.errors import DescryError
 from pipeline.predict.options import Options
 from pipeline.predict.overlay import MARK
+from pipeline.predict.results import PREDICTION
 from pipeline.predict.run import predict_folder, survey
 from pipeline.predict.select import Filters
-from pipeline.predict.workspace import open_workspace
+from pipeline.work.workspace import open_workspace
 
 HERE = Options(workers=0)  # decode in this process: fast, and enough for most questions
 
@@ -200,7 +201,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         predict_folder(folder, tmp_path / "out", Stops(), options=options)
     assert not (tmp_path / "out").exists()
-    journal = tmp_path / "out.partial" / "journal.jsonl"
+    journal = tmp_path / "out.partial" / "state" / "journal"
     assert len(journal.read_text().splitlines()) == 6
     with journal.open("a") as stream:
         stream.write('{"path": "cut off by a ki')
@@ -437,7 +438,7 @@ def test_a_former_prediction_is_replaced_and_anything_else_refused(tmp_path):
 def test_two_runs_into_one_folder(tmp_path):
     folder = many(tmp_path, 2)
     with (
-        open_workspace(tmp_path / "out"),
+        open_workspace(tmp_path / "out", PREDICTION),
         pytest.raises(DescryError, match="another run is writing there"),
     ):
         predict_folder(folder, tmp_path / "out", BrightSpots(), options=HERE)

@@ -10,8 +10,8 @@ from pipeline.dicom.errors import DicomError
 from pipeline.dicom.read.pixels import frames
 from pipeline.predict import decode
 from pipeline.predict.options import Objects, Options
+from pipeline.predict.results import GROWING, Results
 from pipeline.predict.run import predict_folder
-from pipeline.predict.workspace import GROWING, Workspace
 
 EVERYTHING = Options(workers=0, batch_size=2, objects=Objects(sr=True, gsps=True, sc=True))
 
@@ -28,16 +28,17 @@ def source(tmp_path):
 @contextmanager
 def killed_before_the_journal_has(chunk):
     """A run that is killed when the files of a chunk (from 1) are written and not yet noted."""
-    real, seen = Workspace.commit, []
+    real, seen = Results.commit, []
 
-    def commit(space, results):
+    def commit(done, results):
+        results = list(results)
         seen.extend([results] if results else [])
         if len(seen) == chunk:
             raise KeyboardInterrupt
-        real(space, results)
+        real(done, results)
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Workspace, "commit", commit)
+        patched.setattr(Results, "commit", commit)
         yield
 
 

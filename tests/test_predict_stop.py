@@ -82,7 +82,7 @@ def end_of(process):
 
 
 def test_an_interrupted_run_ends_at_once_and_goes_on_to_the_same_bytes(source, tmp_path):
-    out, journal = tmp_path / "out", tmp_path / "out.partial" / "journal.jsonl"
+    out, journal = tmp_path / "out", tmp_path / "out.partial" / "state" / "journal"
     process = start(source, out)
     while process.poll() is None and not (journal.exists() and journal.stat().st_size):
         time.sleep(0.02)

@@ -130,7 +130,7 @@ def test_a_run_that_was_stopped_leaves_nothing_either(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         predict_folder(folder, tmp_path / "out", Stops(), options=options)
     partial = tmp_path / "out.partial"
-    assert (partial / "journal.jsonl").stat().st_size or list((partial / "overlays").iterdir())
+    assert (partial / "state" / "journal").stat().st_size or list((partial / "overlays").iterdir())
     assert found_in(partial, [*WORDS, "1.2.840.4711", '"good"', KEY.decode()]) == []
 
 

@@ -13,9 +13,9 @@ from pipeline.predict.decode import BURNED_IN, Message, ended
 from pipeline.predict.overlay import Overlays
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import Ended, FileResult, FrameResult, Opened, Picture
+from pipeline.predict.results import Results
 from pipeline.predict.twins import TWIN, Twins
 from pipeline.predict.views import Views
-from pipeline.predict.workspace import Workspace
 from pipeline.work.pool import Crashed, ProcessPool
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ class Chunks:
     plan : Plan
     paths : sequence of str
         All files of the run, in their order.
-    space : Workspace
-        Where results grow.
+    results : Results
+        Where they grow.
     """
 
-    def __init__(self, plan: Plan, paths: Sequence[str], space: Workspace) -> None:
-        self.plan, self.paths, self.space = plan, paths, space
+    def __init__(self, plan: Plan, paths: Sequence[str], results: Results) -> None:
+        self.plan, self.paths, self.results = plan, paths, results
         self.size = plan.options.batch_size
         self.views = Views(plan.detector, self.size, plan.windows, plan.options.tta)
         self.budget = Budget()
@@ -63,7 +63,7 @@ class Chunks:
             return None
         from pipeline.predict.objects import ObjectWriter
 
-        return ObjectWriter(self.plan, self.space.partial)
+        return ObjectWriter(self.plan, self.results.folder)
 
     def committed(self, pool: ProcessPool, done: int) -> Iterator[int]:
         """Process and commit the files from `done` on; yield the number finished so far.
@@ -72,12 +72,12 @@ class Chunks:
         encoded, as long as there is room for pictures.
         """
         plan, begun = self.plan, deque[_Chunk]()
-        for path, result in zip(self.paths[:done], self.space.results(), strict=False):
+        for path, result in zip(self.paths[:done], self.results, strict=False):
             if result.ended.status == "processed":
                 self.twins.is_twin(result.opened.instance, path)
         tasks = enumerate(((path, False) for path in self.paths[done:]), done)
         with (
-            Overlays(self.space.overlays, plan.classes, plan.options.overlays) as overlays,
+            Overlays(self.results.folder, plan.classes, plan.options.overlays) as overlays,
             model_threads() as threads,
         ):
             yield done
@@ -141,7 +141,7 @@ class Chunks:
                 result.opened = result.opened.warned(TWIN)
             elif self.objects is not None:
                 self.objects.write(number, self.paths[number], result)
-        self.space.commit(chunk.results.values())
+        self.results.commit(chunk.results.values())
         return max(chunk.results) + 1
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.dicom.read.parse import listed_files
 from pipeline.errors import DescryError
 from pipeline.predict.sources import SourceError, is_zip, members
+from pipeline.work.workspace import Workspace
 
 
 def find_files(source: Path, out: Path) -> list[str]:
@@ -38,9 +39,7 @@ def find_files(source: Path, out: Path) -> list[str]:
         return sorted(set(_of_file(source)))
     if not source.is_dir():
         raise DescryError(f"{source}: no such file or folder; give a folder of DICOM or images")
-    target = out.resolve()
-    ours = {target, *(target.with_name(name) for name in working_names(target.name))}
-    found = sorted(set(_walk(source, ours)))
+    found = sorted(set(_walk(source, Workspace(out.resolve()).all)))
     if not found:
         raise DescryError(f"{source}: the folder holds no files; give a folder of DICOM or images")
     return found
@@ -58,11 +57,6 @@ def of_shard(paths: list[str], shard: int, shards: int) -> list[str]:
     return paths[shard::shards]
 
 
-def working_names(name: str) -> tuple[str, str]:
-    """Names beside the output folder `name`: where it grows, and its predecessor for a moment."""
-    return f"{name}.partial", f".{name}.replaced"
-
-
 def _of_file(source: Path) -> list[str]:
     listed = listed_files(source)
     if listed is not None:
@@ -74,12 +68,17 @@ def _walk(source: Path, ours: set[Path]) -> Iterator[str]:
     def fail(error: OSError) -> None:
         raise DescryError(f"{error.filename}: cannot list the folder ({error.strerror})") from error
 
+    def is_ours(path: Path) -> bool:
+        return path.name in named and path.resolve() in ours
+
+    named = {path.name for path in ours}
     for folder, folders, names in os.walk(source, onerror=fail):
         here = Path(folder)
-        folders[:] = [name for name in folders if (here / name).resolve() not in ours]
+        folders[:] = [name for name in folders if not is_ours(here / name)]
         links = [name for name in folders if (here / name).is_symlink()]
         for name in names + links:
-            yield from _unfolded(source, (here / name).relative_to(source).as_posix())
+            if not is_ours(here / name):
+                yield from _unfolded(source, (here / name).relative_to(source).as_posix())
 
 
 def _unfolded(root: Path, path: str) -> Iterator[str]:

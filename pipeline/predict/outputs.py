@@ -11,7 +11,6 @@ from pipeline.atomic import replacing, write_csv
 from pipeline.predict.overlay import MARK
 from pipeline.predict.records import FileResult, FrameResult
 
-Results = Callable[[], Iterable[FileResult]]
 Categories = tuple[tuple[int, str], ...]
 MM_DECIMALS = 2
 DETECTION_COLUMNS = (
@@ -76,21 +75,21 @@ def tally(results: Iterable[FileResult], categories: Categories) -> Tally:
     return total
 
 
-def write_tables(folder: Path, results: Results, categories: Categories) -> None:
+def write_tables(folder: Path, results: Iterable[FileResult], categories: Categories) -> None:
     """Write detections.csv, failures.csv, skipped.csv and warnings.csv.
 
     Frames are numbered from 1, as DICOM does (Referenced Frame Number).
     """
-    write_csv(folder / "detections.csv", DETECTION_COLUMNS, _detections(results(), categories))
+    write_csv(folder / "detections.csv", DETECTION_COLUMNS, _detections(results, categories))
     header = ("path", "step", "kind", "message")
     for status, name in (("failed", "failures.csv"), ("skipped", "skipped.csv")):
         rows = (
             (printable(r.path), r.ended.step, r.ended.kind, r.ended.message)
-            for r in results()
+            for r in results
             if r.ended.status == status
         )
         write_csv(folder / name, header, rows)
-    warnings = ((printable(r.path), *w) for r in results() for w in r.opened.warnings)
+    warnings = ((printable(r.path), *w) for r in results for w in r.opened.warnings)
     write_csv(folder / "warnings.csv", ("path", "kind", "message"), warnings)
 
 
@@ -120,7 +119,7 @@ def millimetres(box: list[float], frame: FrameResult) -> tuple[object, object, s
     return round(box[2] * column, MM_DECIMALS), round(box[3] * row, MM_DECIMALS), source
 
 
-def write_coco(path: Path, results: Results, categories: Categories) -> None:
+def write_coco(path: Path, results: Iterable[FileResult], categories: Categories) -> None:
     """Write detections.coco.json: COCO with a `score` on every annotation.
 
     Images and annotations are numbered from 1 in the order of the files; one entry a line.
@@ -130,9 +129,9 @@ def write_coco(path: Path, results: Results, categories: Categories) -> None:
     with replacing(path) as stream:
         stream.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(classes)},\n')
         stream.write('"images": [')
-        _write_lines(stream.write, _images(results()))
+        _write_lines(stream.write, _images(results))
         stream.write('\n],\n"annotations": [')
-        _write_lines(stream.write, _annotations(results()))
+        _write_lines(stream.write, _annotations(results))
         stream.write("\n]}\n")
 
 

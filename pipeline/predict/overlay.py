@@ -16,6 +16,7 @@ from pipeline.predict.budget import Held
 from pipeline.predict.records import FileResult, FrameResult
 
 MARK = "Research use only. Not for diagnosis."
+FOLDER = "overlays"
 THUMBNAIL = 320  # pixels, longest side
 
 
@@ -88,7 +89,7 @@ class Overlays:
     Parameters
     ----------
     folder : Path
-        Where the PNGs go; its name becomes part of `FrameResult.overlay`.
+        The growing output.
     classes : mapping
         Category id -> name.
     policy : str
@@ -122,7 +123,7 @@ class Overlays:
             return ""
         stem = result.opened.instance or re.sub(r"[^\w.-]+", "_", result.path, flags=re.ASCII)[-80:]
         part = f"-frame{frame.frame + 1:04d}" if result.opened.frames > 1 else ""
-        return f"{self.folder.name}/{number + 1:06d}-{stem}{part}.png"
+        return f"{FOLDER}/{number + 1:06d}-{stem}{part}.png"
 
     def add(self, picture: Held, frame: FrameResult) -> None:
         """Draw a frame whose detections are known, if the policy wants it, and drop the picture.
@@ -161,4 +162,4 @@ class Overlays:
             thumbnail_of(self._path(frame)).unlink(missing_ok=True)
 
     def _path(self, frame: FrameResult) -> Path:
-        return self.folder / Path(frame.overlay).name
+        return self.folder / frame.overlay

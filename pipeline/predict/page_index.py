@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pipeline.predict.records import FileResult, FrameResult
-from pipeline.predict.workspace import Workspace
+from pipeline.predict.results import Results
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class Study:
     number : int
         From 1, in the order in which studies appear.
     files : list of int
-        Places of its files in the journal (see `Workspace.at`).
+        Places of its files in the journal (see `Results.at`).
     pictures, detections : int
     best : float or None
         Highest score.
@@ -53,11 +53,11 @@ class Index:
         Frames with detections, best first: place of the file, number in its frames.
     """
 
-    def __init__(self, space: Workspace) -> None:
-        self.space = space
+    def __init__(self, results: Results) -> None:
+        self.results = results
         self.studies: dict[str, Study] = {}
         self.found: list[tuple[float, int, int]] = []
-        for place, result in space.numbered():
+        for place, result in results.numbered():
             if result.ended.status == "processed":
                 self._add(place, result)
         self.found.sort()
@@ -76,13 +76,13 @@ class Index:
     def best(self, start: int, count: int) -> list[tuple[FileResult, FrameResult]]:
         """Frames with detections from the `start`-th on, by descending score."""
         chosen = self.found[start : start + count]
-        results = ((self.space.at(place), number) for _, place, number in chosen)
+        results = ((self.results.at(place), number) for _, place, number in chosen)
         return [(result, result.frames[number]) for result, number in results]
 
     def frames(self, study: Study) -> Iterator[tuple[FileResult, FrameResult]]:
         """Frames with detections of a study, in the order of its files."""
         for place in study.files:
-            result = self.space.at(place)
+            result = self.results.at(place)
             for frame in result.frames:
                 if frame.boxes:
                     yield result, frame
@@ -90,6 +90,6 @@ class Index:
     def clear(self, study: Study) -> Iterator[FileResult]:
         """Files of a study in which nothing was found."""
         for place in study.files:
-            result = self.space.at(place)
+            result = self.results.at(place)
             if not any(frame.boxes for frame in result.frames):
                 yield result

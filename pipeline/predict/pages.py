@@ -26,32 +26,32 @@ from pipeline.predict.page_parts import (
     settings_part,
     studies_part,
 )
-from pipeline.predict.workspace import Workspace
+from pipeline.predict.results import Results
 
 PER_PAGE = 48  # pictures of a page
 
 
-def write_pages(space: Workspace, about: Mapping[str, Any], categories: Categories) -> None:
+def write_pages(results: Results, about: Mapping[str, Any], categories: Categories) -> None:
     """Write report.html and the pages behind it into the growing folder.
 
     There is a page for every study with a detection; the others are in the table of studies.
 
     Parameters
     ----------
-    space : Workspace
+    results : Results
     about : mapping
         What stands in run.json.
     categories : tuple of (id, name)
     """
-    _Pages(space, about, dict(categories)).write()
+    _Pages(results, about, dict(categories)).write()
 
 
 class _Pages:
     def __init__(
-        self, space: Workspace, about: Mapping[str, Any], classes: Mapping[int, str]
+        self, results: Results, about: Mapping[str, Any], classes: Mapping[int, str]
     ) -> None:
-        self.space, self.about, self.classes = space, about, classes
-        self.folder, self.index = space.partial, Index(space)
+        self.results, self.about, self.classes = results, about, classes
+        self.folder, self.index = results.folder, Index(results)
         self.studies = sorted(self.index.studies.values(), key=lambda s: (-(s.best or 0), s.number))
 
     def write(self) -> None:
@@ -150,11 +150,11 @@ class _Pages:
         return list(islice(self._warned() if name == "warnings" else self._ended(name), ROWS))
 
     def _warned(self) -> Iterator[tuple[str, ...]]:
-        for result in self.space.results():
+        for result in self.results:
             yield from ((printable(result.path), *warning) for warning in result.opened.warnings)
 
     def _ended(self, status: str) -> Iterator[tuple[str, ...]]:
-        for result in self.space.results():
+        for result in self.results:
             ended = result.ended
             if ended.status == status:
                 yield printable(result.path), ended.step, ended.kind, ended.message

@@ -20,8 +20,10 @@ from pipeline.predict.overlay import MARK
 from pipeline.predict.pages import write_pages
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import FileResult, Opened
-from pipeline.predict.workspace import FORMAT, Workspace, open_workspace
+from pipeline.predict.results import FORMAT, PREDICTION, Results
+from pipeline.work.journal import Journal
 from pipeline.work.pool import ProcessPool
+from pipeline.work.workspace import open_workspace
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +86,15 @@ def predict_folder(
     """
     options = options or Options()
     started = time.monotonic()
-    with open_workspace(options.output(out)) as space, ExitStack() as stack:
+    with (
+        open_workspace(options.output(out), PREDICTION) as space,
+        Journal(space.state / "journal") as journal,
+        ExitStack() as stack,
+    ):
+        results = Results(space, journal)
         lost: dict[str, str] = {}
         if not isinstance(source, Path):
-            fetch, source = source, space.spool
+            fetch, source = source, space.state / "spool"
             source.mkdir(exist_ok=True)
             lost = fetch(source)
         there = [] if lost and not any(source.rglob("*.dcm")) else find_files(source, out)
@@ -95,13 +102,13 @@ def predict_folder(
         plan = Plan(source, detector, options, device)
         pool = stack.enter_context(_readers(plan.reader(lost), options))
         paths = in_order(_places(pool, paths))
-        done = space.resume(plan.identity(paths), options.batch_size, len(paths))
+        done = results.resume(plan.identity(paths), options.batch_size, len(paths))
         if done:
             log.info("%d of %d files were finished before; going on", done, len(paths))
         progress(done, len(paths))
-        for finished in Chunks(plan, paths, space).committed(pool, done):
+        for finished in Chunks(plan, paths, results).committed(pool, done):
             progress(finished, len(paths))
-        counts = _write_results(space, plan)
+        counts = _write_results(results, plan)
         refused = 0 if send is None else send(space.partial)
         seconds = round(time.monotonic() - started, 3)
         timing = {"seconds": seconds, "files": len(paths) - done, "files_done_before": done}
@@ -154,16 +161,16 @@ def _places(pool: ProcessPool, paths: list[str]) -> Iterator[tuple[str, Place | 
             place = None
 
 
-def _write_results(space: Workspace, plan: Plan) -> dict[str, Any]:
+def _write_results(results: Results, plan: Plan) -> dict[str, Any]:
     """Write all tables and pages; return the counts."""
-    folder, categories = space.partial, plan.detector.categories
-    write_tables(folder, space.results, categories)
-    write_coco(folder / "detections.coco.json", space.results, categories)
-    counts = tally(space.results(), categories).counts()
+    folder, categories = results.folder, plan.detector.categories
+    write_tables(folder, results, categories)
+    write_coco(folder / "detections.coco.json", results, categories)
+    counts = tally(results, categories).counts()
     counts["dicom_objects"] = {
         name: sum(1 for _ in (folder / name).glob("*.dcm")) for name in OBJECTS
     }
     about = {"format": FORMAT, "mark": MARK, "counts": counts, **plan.description()}
     write_json(folder / "run.json", about)
-    write_pages(space, about, categories)
+    write_pages(results, about, categories)
     return counts

@@ -11,7 +11,7 @@ from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder
 from pipeline.predict.run import survey as run_survey
 from pipeline.stages.machine import pick_device
-from pipeline.stages.progress import progress_bar
+from pipeline.work.progress import Progress
 
 if TYPE_CHECKING:
     from pipeline.archive.transfer import Transfers
@@ -31,7 +31,7 @@ def predict(
     options = replace(options, workers=workers)
     model = SavedModel.load(checkpoint, chosen)
     model.prepare(options.precision, compiled=options.compile, batch_size=options.batch_size)
-    with progress_bar("files") as progress:
+    with Progress("predict", "files") as progress:
         summary = predict_folder(
             source or archives.fetch,
             out,

@@ -10,10 +10,10 @@ from pipeline.evaluate.operating_point import validate
 from pipeline.models.params import DetectorSpec, Selection
 from pipeline.stages import DATASETS, RUNS
 from pipeline.stages.machine import lasting, loader_workers, pick_device, picture_cache
-from pipeline.stages.progress import progress_bar
 from pipeline.train.processes import find_processes
 from pipeline.train.run import train as run
 from pipeline.train.settings import Machine, Settings
+from pipeline.work.progress import Progress
 
 
 def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None) -> Path:
@@ -22,7 +22,8 @@ def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None
     coco, out = coco or DATASETS / name / "coco", out or RUNS / name / "train"
     spec, settings = detector_spec(params, coco), train_settings(params, name)
     machine = train_machine(params, device)
-    with progress_bar("steps", find_processes(machine.devices).rank == 0) as progress:
+    first = find_processes(machine.devices).rank == 0
+    with Progress(f"train {name}", "steps", shown=first) as progress:
         run(coco, out, spec, settings, validate, machine, progress)
     return out / "model.safetensors"
 

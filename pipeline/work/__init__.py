@@ -1,1 +1,1 @@
-"""What a long command is made of: worker processes and what they say."""
+"""What a long command is made of: processes, a growing output folder, a journal, progress."""

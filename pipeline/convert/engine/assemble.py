@@ -10,7 +10,6 @@ import numpy as np
 
 import pipeline
 from pipeline.atomic import write_csv, write_json
-from pipeline.convert.engine.journal import Journal
 from pipeline.convert.engine.report import (
     ANNOTATION,
     DROPPED,
@@ -23,10 +22,13 @@ from pipeline.convert.engine.report import (
 )
 from pipeline.convert.engine.scan import HashSet, RecordIndex, Scan, number_of, writable
 from pipeline.convert.engine.split import NONE, Assignment, assign_splits, find_copies
-from pipeline.convert.engine.workspace import Workspace
 from pipeline.convert.records import SPLITS, Source
 from pipeline.data.coco import write_coco
 from pipeline.errors import DescryError
+from pipeline.work.journal import Journal
+from pipeline.work.workspace import Workspace
+
+IMAGES = "images"  # folder of the images
 
 
 @dataclass(slots=True)
@@ -137,7 +139,7 @@ class Assembly:
         """Remove images that are not in the output: copies, and what a killed run left."""
         names = (self._entry(number)["file"] for number in np.flatnonzero(codes != NONE).tolist())
         kept = HashSet(np.fromiter(map(number_of, names), np.uint64))
-        images = self.space.images
+        images = self.space.partial / IMAGES
         for name, _, files in os.walk(images, topdown=False):
             folder = Path(name)
             for path in (folder / file for file in files):

@@ -12,10 +12,11 @@ from pipeline.convert.engine.boxes import RULES
 from pipeline.convert.engine.scan import Scan, describe
 from pipeline.convert.engine.split import Fractions
 from pipeline.convert.engine.worker import box_of_dropped, place
-from pipeline.convert.engine.workspace import FORMAT
 from pipeline.convert.records import SPLITS, Source
 from pipeline.data.images import EXTENSIONS
+from pipeline.work.workspace import Kind
 
+CONVERSION = Kind("a conversion", "report.json", "descry conversion")
 IMAGE, ANNOTATION, DROPPED, UNUSED = "images", "annotations", "dropped", "unused"
 _NOT_READ = "not an input of this converter"
 _NOT_NAMED = "image that no annotation names"
@@ -204,7 +205,7 @@ def _pattern(file: str) -> str:
 def header(source: Source, settings: ConversionSettings) -> dict[str, Any]:
     """Dataset, parameters and rules: what the counts depend on."""
     return {
-        "format": FORMAT,
+        "format": CONVERSION.format,
         "made by": f"descry {pipeline.__version__}",
         "dataset": source.name,
         "parameters": _plain(describe(source))

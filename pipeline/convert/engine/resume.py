@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline.convert.engine.journal import NEVER_REUSED, Journal
-from pipeline.convert.engine.progress import Progress
 from pipeline.convert.engine.scan import RecordIndex, describe
 from pipeline.convert.engine.worker import Outcome, Timings, dropped
 from pipeline.convert.records import Record, Source
 from pipeline.versions import version_of
+from pipeline.work.journal import NEVER_REUSED, Journal
 from pipeline.work.pool import Crashed
+from pipeline.work.progress import Progress
 
 _PACKAGES = ("numpy", "pillow", "opencv-python-headless", "pydicom", "h5py", "python-gdcm")
 _ROOMS = ("convert", "data", "dicom")  # of the package, whose code decides over pixels and boxes
@@ -119,5 +119,5 @@ class PendingRecords:
             "crop": record.crop,
             **{part.name: getattr(outcome, part.name) for part in fields(outcome)},
         }
-        self.index.put(number, self.journal.add(digest, entry), entry)
+        self.index.put(number, self.journal.add(entry, digest), entry)
         self.bar.advance()

@@ -4,18 +4,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pipeline.convert.engine.assemble import Assembly
-from pipeline.convert.engine.journal import Journal
-from pipeline.convert.engine.progress import Progress
-from pipeline.convert.engine.report import ConversionSettings
+from pipeline.convert.engine.assemble import IMAGES, Assembly
+from pipeline.convert.engine.report import CONVERSION, ConversionSettings
 from pipeline.convert.engine.resume import Fingerprint, PendingRecords
 from pipeline.convert.engine.scan import RecordIndex, Scan
 from pipeline.convert.engine.split import Fractions
 from pipeline.convert.engine.worker import Timings, Worker, keep_freed_memory
-from pipeline.convert.engine.workspace import Workspace, open_workspace
 from pipeline.convert.records import Source
 from pipeline.errors import DescryError
+from pipeline.work.journal import Journal
 from pipeline.work.pool import ProcessPool, cores
+from pipeline.work.progress import Progress
+from pipeline.work.workspace import Workspace, open_workspace
 
 log = logging.getLogger(__name__)
 
@@ -94,28 +94,37 @@ class Conversion:
 
     def run(self, out: Path) -> dict[str, Any]:
         """Convert into `out`; see `convert`."""
-        with open_workspace(out, self.source.raw) as space:
+        check_places(out, self.source.raw)
+        with open_workspace(out, CONVERSION) as space, Journal(space.state / "journal") as journal:
             scan = Scan(self.source, space.state / "records.pickle")
-            journal = Journal(space.state / "journal")
-            try:
-                if len(journal):
-                    log.info("%s: going on after %d images", self.source.name, len(journal))
-                index = RecordIndex(scan.records, self.settings.seed)
-                self._images(scan, journal, index, space)
-                assembly = Assembly(self.source, space, scan, journal, index, self.settings)
-                report = assembly.finish()
-            finally:
-                journal.close()
+            if len(journal):
+                log.info("%s: going on after %d images", self.source.name, len(journal))
+            index = RecordIndex(scan.records, self.settings.seed)
+            self._images(scan, journal, index, space)
+            assembly = Assembly(self.source, space, scan, journal, index, self.settings)
+            report = assembly.finish()
             space.publish()
         return report
 
     def _images(self, scan: Scan, journal: Journal, index: RecordIndex, space: Workspace) -> None:
         """Write all images that the journal does not have yet."""
         labels = frozenset(name for name, _ in self.source.categories())
-        worker = Worker(self.source, space.images, labels, self.settings.png_level)
+        images = space.partial / IMAGES
+        images.mkdir(exist_ok=True)
+        worker = Worker(self.source, images, labels, self.settings.png_level)
         fingerprint = Fingerprint(self.source, self.settings.png_level)
-        with Progress(self.source.name, scan.records, self.progress) as bar:
-            pending = PendingRecords(fingerprint, journal, index, space.images, bar)
+        with Progress(f"convert {self.source.name}", "images", scan.records, self.progress) as bar:
+            pending = PendingRecords(fingerprint, journal, index, images, bar)
             with ProcessPool(worker, self.workers, prepare=keep_freed_memory) as pool:
                 for number, result in pool.run(pending.jobs(scan)):
                     pending.done(number, result, self.spent)
+
+
+def check_places(out: Path, raw: Path) -> None:
+    """Neither folder may hold the other: the output replaces what is there."""
+    out, raw = out.resolve(), raw.resolve()
+    if out == raw or out in raw.parents or raw in out.parents:
+        raise DescryError(
+            f"--out {out} and --raw {raw}: one holds the other, and the raw files would be "
+            f"replaced or taken for input; choose an output folder elsewhere"
+        )
