@@ -262,7 +262,7 @@ def colour_folder(folder):
 def test_a_run_writes_states_of_both_kinds_alike(tmp_path, chosen, patient):
     folder = colour_folder(tmp_path / "in")
     key = chosen.get("key")
-    objects = Objects(gsps=True, copy_patient="copy_patient" in chosen)
+    objects = Objects(kinds=("gsps",), copy_patient="copy_patient" in chosen)
     options = Options(workers=0, objects=objects, key=key)
     summary = predict_folder(folder, tmp_path / "out", BrightSpots(), options=options)
     assert summary.counts["dicom_objects"]["gsps"] == 3 and summary.counts["warnings"] == {}

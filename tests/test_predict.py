@@ -14,8 +14,8 @@ from pydicom.data import get_testdata_file
 
 from pipeline.data.draw import COLOURS
 from pipeline.errors import DescryError
+from pipeline.predict.formats.format import MARK
 from pipeline.predict.options import Options
-from pipeline.predict.overlay import MARK
 from pipeline.predict.results import PREDICTION
 from pipeline.predict.run import predict_folder, survey
 from pipeline.predict.select import Filters

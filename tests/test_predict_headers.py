@@ -11,7 +11,7 @@ from pydicom import uid
 from pipeline.predict.options import Objects, Options
 from pipeline.predict.run import predict_folder
 
-HERE = Options(workers=0, overlays="none", objects=Objects(sr=True))
+HERE = Options(workers=0, overlays="none", objects=Objects(kinds=("sr",)))
 
 
 def ran(folder, options=HERE):

@@ -9,11 +9,12 @@ from predict_factory import BrightSpots, content, spot
 from pipeline.dicom.errors import DicomError
 from pipeline.dicom.read.pixels import frames
 from pipeline.predict import decode
+from pipeline.predict.formats import GROWING
 from pipeline.predict.options import Objects, Options
-from pipeline.predict.results import GROWING, Results
+from pipeline.predict.results import Results
 from pipeline.predict.run import predict_folder
 
-EVERYTHING = Options(workers=0, batch_size=2, objects=Objects(sr=True, gsps=True, sc=True))
+EVERYTHING = Options(workers=0, batch_size=2, objects=Objects(kinds=("sr", "gsps", "sc")))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pipeline.predict import pages
 from pipeline.predict.options import Objects, Options
 from pipeline.predict.run import predict_folder
 
-EVERYTHING = Options(workers=0, batch_size=2, objects=Objects(sr=True, gsps=True, sc=True))
+EVERYTHING = Options(workers=0, batch_size=2, objects=Objects(kinds=("sr", "gsps", "sc")))
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ WORDS = [
     "sn12399", "room12", "90210", "bellflower",
 ]  # fmt: skip
 KEY = b"a key of sixteen bytes or more"
-EVERYTHING = Objects(sr=True, gsps=True, sc=True)
+EVERYTHING = Objects(kinds=("sr", "gsps", "sc"))
 UIDS = {"SOPInstanceUID": "1.2.840.4711.1", "StudyInstanceUID": "1.2.840.4711.2",
         "SeriesInstanceUID": "1.2.840.4711.3"}  # fmt: skip
 
@@ -206,7 +206,7 @@ def test_the_patient_is_copied_only_when_asked_for_and_only_into_dicom(tmp_path)
     name = "Wintergrün^Ada"
     extra = {"PatientName": name, "SpecificCharacterSet": "ISO_IR 100"}
     save(secret_dataset(**extra), folder / "a")
-    copy = Objects(sr=True, gsps=True, sc=True, copy_patient=True, content_date="20261121")
+    copy = Objects(kinds=("sr", "gsps", "sc"), copy_patient=True, content_date="20261121")
     options = Options(workers=0, objects=copy)
     predict_folder(folder, tmp_path / "out", BrightSpots(), options=options)
     for kind in ("sr", "gsps", "sc"):
@@ -227,7 +227,7 @@ def test_malformed_patient_data_is_left_out_and_told(tmp_path):
     path = save(secret_dataset(PatientSex="F"), folder / "a")
     data = path.read_bytes().replace(b"19321105", b"5/11/32 ").replace(b"CS\x02\0F ", b"CS\x02\0f?")
     path.write_bytes(data)
-    options = Options(workers=0, objects=Objects(sr=True, copy_patient=True))
+    options = Options(workers=0, objects=Objects(kinds=("sr",), copy_patient=True))
     predict_folder(folder, tmp_path / "out", BrightSpots(), options=options)
     (row,) = rows_of(tmp_path / "out" / "warnings.csv")
     assert row["message"] == "the header gives no exact value: PatientBirthDate, PatientSex"
@@ -268,16 +268,16 @@ def test_the_command_line_makes_the_options(tmp_path, monkeypatch):
     for arguments in (call, hidden, named):
         assert CliRunner().invoke(app, arguments).exit_code == 0
     assert [(o.objects, o.key) for o in made] == [
-        (Objects(sr=True, sc=True), None),
-        (Objects(sr=True, sc=True), KEY),
-        (Objects(sr=True, gsps=True, sc=True, copy_patient=True, content_date="20261121"), None),
+        (Objects(kinds=("sr", "sc")), None),
+        (Objects(kinds=("sr", "sc")), KEY),
+        (Objects(kinds=("sr", "gsps", "sc"), copy_patient=True, content_date="20261121"), None),
     ]
 
 
 def test_options_that_contradict_each_other():
     for wrong, message in (
-        ({"objects": Objects(sr=True, copy_patient=True), "key": KEY}, "exclude each other"),
-        ({"objects": Objects(sc=True), "overlays": "none"}, "--sc stores the overlays"),
+        ({"objects": Objects(kinds=("sr",), copy_patient=True), "key": KEY}, "exclude each other"),
+        ({"objects": Objects(kinds=("sc",)), "overlays": "none"}, "--sc stores the overlays"),
         ({"objects": Objects(copy_patient=True)}, "--copy-patient: goes with"),
         ({"objects": Objects(content_date="20261332")}, "a day as YYYYMMDD"),
     ):

@@ -11,8 +11,8 @@ from pipeline.archive.address import DimseAddress, WebAddress
 from pipeline.archive.query import Instance, Query, is_uid
 from pipeline.atomic import write_csv
 from pipeline.errors import DescryError
+from pipeline.predict.formats import DICOM
 
-RESULTS = ("sr", "gsps", "sc")  # folders of DICOM that a prediction writes
 log = logging.getLogger(__name__)
 
 
@@ -91,7 +91,7 @@ class Transfers:
         """Store the results in an output folder; see `send_all`."""
         assert self.target is not None
         with open_archive(self.target, self.timeout) as archive:
-            return send_all(archive, folder, RESULTS, folder / "sent.csv")
+            return send_all(archive, folder, [one.name for one in DICOM], folder / "sent.csv")
 
     def matches(self) -> Iterator[str]:
         """Name what `fetch` would bring, as paths in its folder."""

@@ -145,7 +145,7 @@ def predict(
     from pipeline.archive.address import parse_address
     from pipeline.archive.query import parse_query
     from pipeline.archive.transfer import Transfers
-    from pipeline.predict.options import Objects, Options
+    from pipeline.predict.options import Objects, Options, object_options
     from pipeline.predict.privacy import read_key
     from pipeline.predict.select import Filters
 
@@ -155,8 +155,9 @@ def predict(
         raise DescryError("--num-shards: with --from, give each machine its own --query instead")
     if key_file and not pseudonymise:
         raise DescryError("--key-file: goes with --pseudonymise")
-    if to and not (sr or gsps or sc):
-        raise DescryError("--to: nothing to store; add --sr, --gsps or --sc")
+    kinds = tuple(name for name, wanted in {"sr": sr, "gsps": gsps, "sc": sc}.items() if wanted)
+    if to and not kinds:
+        raise DescryError(f"--to: nothing to store; add {object_options()}")
     if query and not origin:
         raise DescryError("--query: goes with --from")
     if move_port is not None and not origin:
@@ -182,9 +183,7 @@ def predict(
         tta=tta,
         precision=precision,
         compile=compile_,
-        objects=Objects(
-            sr=sr, gsps=gsps, sc=sc, copy_patient=copy_patient, content_date=content_date
-        ),
+        objects=Objects(kinds, copy_patient, content_date),
         key=read_key(key_file) if pseudonymise else None,
         shard=shard,
         num_shards=num_shards,

@@ -13,7 +13,7 @@ from pipeline.atomic import replacing
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 from pipeline.predict.decode import Reader
-from pipeline.predict.overlay import MARK
+from pipeline.predict.formats.format import MARK
 from pipeline.predict.records import Ended, Picture
 
 SIDE = 448  # px, longer side of a single picture

@@ -10,7 +10,7 @@ from pipeline.dicom import WRONG_HEADER
 from pipeline.predict.batches import Batches, model_threads
 from pipeline.predict.budget import Budget
 from pipeline.predict.decode import BURNED_IN, Message, ended
-from pipeline.predict.overlay import Overlays
+from pipeline.predict.formats.overlays import Overlays
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import Ended, FileResult, FrameResult, Opened, Picture
 from pipeline.predict.results import Results
@@ -19,7 +19,7 @@ from pipeline.predict.views import Views
 from pipeline.work.pool import Crashed, ProcessPool
 
 if TYPE_CHECKING:
-    from pipeline.predict.objects import ObjectWriter
+    from pipeline.predict.formats.objects import ObjectWriter
 
 _BEGUN = 16  # chunks that may wait to be committed; their pictures are bounded by the budget
 
@@ -59,9 +59,9 @@ class Chunks:
 
     def _object_writer(self) -> "ObjectWriter | None":
         """What writes DICOM objects, if any are wanted: only then its library is loaded."""
-        if not self.plan.options.objects.any:
+        if not self.plan.options.objects.kinds:
             return None
-        from pipeline.predict.objects import ObjectWriter
+        from pipeline.predict.formats.objects import ObjectWriter
 
         return ObjectWriter(self.plan, self.results.folder)
 

@@ -1,16 +1,17 @@
 """How a prediction is run: the command line's choices, checked."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import DescryError
+from pipeline.predict.formats import DICOM
 from pipeline.predict.select import Filters
 
 OVERLAYS = ("found", "all", "none")
 PRECISIONS = ("fp32", "bf16")
-OBJECTS = ("sr", "gsps", "sc")  # kinds of DICOM objects, their options and their folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,8 @@ class Objects:
 
     Attributes
     ----------
-    sr : bool
-        A TID 1500 structured report for every image.
-    gsps : bool
-        A presentation state for every image with a detection.
-    sc : bool
-        A secondary capture of every overlay.
+    kinds : tuple of str
+        Names of formats in `DICOM`.
     copy_patient : bool
         Copy patient and study from the source; else these elements stay empty.
     content_date : str
@@ -32,16 +29,15 @@ class Objects:
         when somebody was examined, and it is not when the content was made.
     """
 
-    sr: bool = False
-    gsps: bool = False
-    sc: bool = False
+    kinds: tuple[str, ...] = ()
     copy_patient: bool = False
     content_date: str = "19000101"
 
-    @property
-    def any(self) -> bool:
-        """Whether anything is to be written."""
-        return self.sr or self.gsps or self.sc
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, whether each format is written by its name."""
+        rest = asdict(self)
+        del rest["kinds"]
+        return {one.name: one.name in self.kinds for one in DICOM} | rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +107,25 @@ class Options:
         self._check_objects()
 
     def _check_objects(self) -> None:
-        if self.objects.sc and self.overlays == "none":
-            raise DescryError("--sc stores the overlays: give --overlays found or all")
+        for one in DICOM:
+            if one.name in self.objects.kinds and one.needs_overlays and self.overlays == "none":
+                raise DescryError(f"{one.option} stores the overlays: give --overlays found or all")
         if self.objects.copy_patient and self.key is not None:
             raise DescryError("--copy-patient and --pseudonymise exclude each other")
-        if self.objects.copy_patient and not self.objects.any:
-            raise DescryError("--copy-patient: goes with --sr, --gsps or --sc")
+        if self.objects.copy_patient and not self.objects.kinds:
+            raise DescryError(f"--copy-patient: goes with {object_options()}")
 
     def output(self, out: Path) -> Path:
         """Return the folder that this shard writes; `out` itself if there is one shard only."""
         if self.num_shards == 1:
             return out
         return out / f"shard-{self.shard:04d}-of-{self.num_shards:04d}"
+
+
+def object_options() -> str:
+    """The options of all DICOM formats, in words."""
+    *others, last = (one.option for one in DICOM)
+    return f"{', '.join(others)} or {last}"
 
 
 def _is_window(text: str) -> bool:

@@ -91,6 +91,7 @@ class Plan:
         for key in ("workers", "timeout", "score_threshold"):  # change no result
             del chosen[key]
         del chosen["key"]
+        chosen["objects"] = self.options.objects.to_dict()
         given = self.options.score_threshold is not None
         return {
             "checkpoint": {"sha256": self.detector.sha256, "trained_on": self.detector.trained_on},

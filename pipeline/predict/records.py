@@ -4,12 +4,15 @@ All of it is plain data: it crosses a process boundary, and it is kept in the jo
 Of a DICOM header only UIDs get this far.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.data.geometry import Fit
+
+MM_DECIMALS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,13 @@ class FrameResult:
     limits: tuple[float, float] | None = None
     overlay: str = ""
 
+    def millimetres(self, box: list[float]) -> tuple[object, object, str]:
+        """Width, height and where the spacing came from; empty where it is unknown."""
+        if self.spacing is None:
+            return "", "", ""
+        row, column, source = self.spacing
+        return round(box[2] * column, MM_DECIMALS), round(box[3] * row, MM_DECIMALS), source
+
 
 @dataclass(slots=True)
 class FileResult:
@@ -148,3 +158,16 @@ class FileResult:
         opened["warnings"] = tuple((kind, text) for kind, text in opened["warnings"])
         frames = [FrameResult(**frame) for frame in values["frames"]]
         return cls(values["path"], Opened(**opened), Ended(**values["ended"]), frames)
+
+
+def frames_of(results: Iterable[FileResult]) -> Iterator[tuple[FileResult, FrameResult]]:
+    """Every frame of the files that were processed, with its file."""
+    for result in results:
+        if result.ended.status == "processed":
+            for frame in result.frames:
+                yield result, frame
+
+
+def printable(path: str) -> str:
+    """A path as valid UTF-8: bytes that are none (old file systems) become escapes."""
+    return path.encode("utf-8", "backslashreplace").decode()

@@ -7,13 +7,13 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.atomic import write_json
+from pipeline.predict.formats import GROWING
 from pipeline.predict.records import FileResult
 from pipeline.work.journal import Journal
 from pipeline.work.workspace import Kind, Workspace
 
 FORMAT = "descry predictions 1"  # the value of run.json's "format"
 PREDICTION = Kind("a former prediction", "run.json", FORMAT)
-GROWING = ("overlays", "report", "sr", "gsps", "sc")  # folders that are filled file by file
 
 
 class Results:

@@ -13,11 +13,11 @@ from pipeline.predict.batches import TrainedModel
 from pipeline.predict.chunks import Chunks
 from pipeline.predict.decode import Reader, Task, confine, ended
 from pipeline.predict.discover import find_files, of_shard
-from pipeline.predict.options import OBJECTS, Options
+from pipeline.predict.formats import DICOM, FORMATS
+from pipeline.predict.formats.account import tally
+from pipeline.predict.formats.format import MARK, Finished
+from pipeline.predict.options import Options
 from pipeline.predict.order import Place, in_order
-from pipeline.predict.outputs import tally, write_coco, write_tables
-from pipeline.predict.overlay import MARK
-from pipeline.predict.pages import write_pages
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import FileResult, Opened
 from pipeline.predict.results import FORMAT, PREDICTION, Results
@@ -162,15 +162,14 @@ def _places(pool: ProcessPool, paths: list[str]) -> Iterator[tuple[str, Place | 
 
 
 def _write_results(results: Results, plan: Plan) -> dict[str, Any]:
-    """Write all tables and pages; return the counts."""
-    folder, categories = results.folder, plan.detector.categories
-    write_tables(folder, results, categories)
-    write_coco(folder / "detections.coco.json", results, categories)
+    """Write what is made of all results; return the counts."""
+    categories = plan.detector.categories
     counts = tally(results, categories).counts()
     counts["dicom_objects"] = {
-        name: sum(1 for _ in (folder / name).glob("*.dcm")) for name in OBJECTS
+        one.name: sum(1 for _ in (results.folder / one.name).glob("*.dcm")) for one in DICOM
     }
     about = {"format": FORMAT, "mark": MARK, "counts": counts, **plan.description()}
-    write_json(folder / "run.json", about)
-    write_pages(results, about, categories)
+    for one in FORMATS:
+        if one.write is not None:
+            one.write(Finished(results, categories, about))
     return counts

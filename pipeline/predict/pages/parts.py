@@ -8,27 +8,15 @@ from markupsafe import Markup
 from PIL import Image
 
 from pipeline.html.parts import Picture, Tile, facts, gallery, joined, paragraph, table, tiles
-from pipeline.predict.outputs import millimetres, printable
-from pipeline.predict.overlay import thumbnail_of
-from pipeline.predict.page_index import Study
-from pipeline.predict.records import FileResult, FrameResult
+from pipeline.predict.formats import FORMATS
+from pipeline.predict.formats.overlays import thumbnail_of
+from pipeline.predict.pages.index import Study
+from pipeline.predict.records import FileResult, FrameResult, printable
 
 ROWS = 200  # of a table on a page; the CSV files have all
 Pictures = Sequence[tuple[FileResult, FrameResult]]
 _PIXELS = ("x", "y", "Width", "Height")
 _BOX_COLUMNS = ("Class", "Score", *_PIXELS, "mm", "Spacing from", "Frame", "File")
-_OUTPUTS = {
-    "detections.csv": "one line per box",
-    "detections.coco.json": "the same as COCO",
-    "failures.csv": "files that failed",
-    "skipped.csv": "files that were left out",
-    "warnings.csv": "what to know of single files",
-    "run.json": "settings, versions and counts",
-    "overlays": "pictures with boxes",
-    "sr": "DICOM structured reports",
-    "gsps": "DICOM presentation states",
-    "sc": "DICOM secondary captures",
-}
 
 
 def counts_part(counts: Mapping[str, Any]) -> Markup:
@@ -96,7 +84,7 @@ def boxes_part(pictures: Pictures, classes: Mapping[int, str]) -> Markup:
     for result, frame in pictures:
         path = printable(result.path)
         for box, score, label in zip(frame.boxes, frame.scores, frame.labels, strict=True):
-            width, height, origin = millimetres(box, frame)
+            width, height, origin = frame.millimetres(box)
             size = f"{width} × {height}" if origin else ""
             rows.append((classes[label], score, *box, size, origin, frame.frame + 1, path))
     return table("Boxes in pixels", _BOX_COLUMNS, rows)
@@ -146,7 +134,8 @@ def outputs_part(folder: Path) -> Markup:
     """What else there is in the output folder."""
     rows = [
         (Markup('<a href="{0}">{0}</a>').format(name), what)
-        for name, what in _OUTPUTS.items()
+        for one in FORMATS
+        for name, what in one.outputs.items()
         if (folder / name).exists()
     ]
     return table("The output folder", ("Name", "What it holds"), rows)

@@ -1,24 +1,17 @@
-"""From the results of a file to DICOM objects beside the tables: SR, GSPS, secondary captures.
+"""From the results of a file to DICOM objects beside the tables; a module for each type.
 
 An object that cannot be made costs itself only, and a line in warnings.csv.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 import pipeline
 from pipeline.dicom.errors import DicomError
 from pipeline.dicom.read.header import read_header
-from pipeline.dicom.write.capture import write_capture
-from pipeline.dicom.write.gsps import write_presentation_state
 from pipeline.dicom.write.maker import Findings, Maker, Region
 from pipeline.dicom.write.source import CANNOT_REFER, SourceImage, describe, wanted_elements
-from pipeline.dicom.write.sr import write_report
-from pipeline.predict.options import OBJECTS
-from pipeline.predict.overlay import MARK
+from pipeline.predict.formats import DICOM
+from pipeline.predict.formats.format import MARK, Format
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import FileResult
 from pipeline.predict.sources import SourceError, located
@@ -33,7 +26,7 @@ class ObjectWriter:
     ----------
     plan : Plan
     folder : Path
-        The growing output; objects go to its folders ``sr``, ``gsps`` and ``sc``.
+        The growing output; objects go to the folder of their type.
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
@@ -76,8 +69,8 @@ class ObjectWriter:
         if source.left_out:
             text = f"the header gives no exact value: {', '.join(source.left_out)}"
             troubles.append(("patient not copied in full", text))
-        for kind in OBJECTS:
-            if getattr(self.wanted, kind):
+        for kind in DICOM:
+            if kind.name in self.wanted.kinds:
                 trouble = self._attempt(kind, stem, source, result)
                 troubles += [trouble] if trouble else []
         return troubles
@@ -89,43 +82,24 @@ class ObjectWriter:
         return describe(header, copy_patient=wanted.copy_patient, pseudonyms=self.pseudonyms)
 
     def _attempt(
-        self, kind: str, stem: str, source: SourceImage, result: FileResult
+        self, kind: Format, stem: str, source: SourceImage, result: FileResult
     ) -> _Warning | None:
-        make: dict[str, Callable[[str, SourceImage, FileResult], None]] = {
-            "sr": self._report,
-            "gsps": self._state,
-            "sc": self._captures,
-        }
+        assert kind.write_objects is not None
         try:
-            make[kind](stem, source, result)
+            kind.write_objects(self, stem, source, result)
         except OSError:
             raise  # the disk is full or gone: that is no matter of this file
         except DicomError as error:
-            return f"no {kind} written", error.detail
+            return f"no {kind.name} written", error.detail
         except (TypeError, ValueError) as error:  # an unusual header meets a check of highdicom's
-            return f"no {kind} written", f"the header does not allow it ({type(error).__name__})"
+            return (
+                f"no {kind.name} written",
+                f"the header does not allow it ({type(error).__name__})",
+            )
         return None
 
-    def _report(self, stem: str, source: SourceImage, result: FileResult) -> None:
-        path = self.folder / "sr" / f"{stem}.dcm"
-        write_report(path, source, self._findings(result), self.maker)
-
-    def _state(self, stem: str, source: SourceImage, result: FileResult) -> None:
-        findings = self._findings(result)
-        if findings.regions:
-            path = self.folder / "gsps" / f"{stem}.dcm"
-            limits = {frame.frame: frame.limits for frame in result.frames}
-            write_presentation_state(path, source, findings, self.maker, self.intensity, limits)
-
-    def _captures(self, stem: str, source: SourceImage, result: FileResult) -> None:
-        for frame in result.frames:
-            if frame.overlay:
-                with Image.open(self.folder / frame.overlay) as drawn:
-                    pixels = np.asarray(drawn.convert("RGB"))
-                path = self.folder / "sc" / f"{Path(frame.overlay).stem}.dcm"
-                write_capture(path, source, frame.frame, pixels, self.maker)
-
-    def _findings(self, result: FileResult) -> Findings:
+    def findings(self, result: FileResult) -> Findings:
+        """What was found in a file, as DICOM objects say it."""
         return Findings(
             tuple(
                 Region(frame.frame, (box[0], box[1], box[2], box[3]), self.classes[label], score)

@@ -6,16 +6,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.atomic import replacing
 from pipeline.data.draw import COLOURS, draw_boxes
 from pipeline.predict.budget import Held
+from pipeline.predict.formats.format import MARK, Format
 from pipeline.predict.records import FileResult, FrameResult
 
-MARK = "Research use only. Not for diagnosis."
 FOLDER = "overlays"
 THUMBNAIL = 320  # pixels, longest side
 
@@ -66,6 +65,8 @@ def save_overlay(
     path: Path, pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]
 ) -> None:
     """Draw and write a PNG, and a small JPEG of it for the report."""
+    import cv2  # only where it is drawn: the command line says "no" sooner without
+
     drawn = draw(pixels, found, classes)
     # OpenCV's defaults take half the time of Pillow's fastest, for a third more bytes; this is the
     # slowest step of a run.
@@ -163,3 +164,11 @@ class Overlays:
 
     def _path(self, frame: FrameResult) -> Path:
         return self.folder / frame.overlay
+
+
+FORMAT = Format(
+    "overlays",
+    {FOLDER: "pictures with boxes"},
+    option="--overlays",
+    grows=(FOLDER, "report"),  # thumbnails are for the report
+)

@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from pipeline.html.page import Link, Section, render_page
 from pipeline.html.parts import joined, paragraph
-from pipeline.predict.outputs import Categories, printable
-from pipeline.predict.page_index import Index, Study
-from pipeline.predict.page_parts import (
+from pipeline.predict.formats.format import Finished
+from pipeline.predict.pages.index import Index, Study
+from pipeline.predict.pages.parts import (
     ROWS,
     boxes_part,
     counts_part,
@@ -26,24 +26,18 @@ from pipeline.predict.page_parts import (
     settings_part,
     studies_part,
 )
+from pipeline.predict.records import printable
 from pipeline.predict.results import Results
 
 PER_PAGE = 48  # pictures of a page
 
 
-def write_pages(results: Results, about: Mapping[str, Any], categories: Categories) -> None:
+def write_pages(finished: Finished) -> None:
     """Write report.html and the pages behind it into the growing folder.
 
     There is a page for every study with a detection; the others are in the table of studies.
-
-    Parameters
-    ----------
-    results : Results
-    about : mapping
-        What stands in run.json.
-    categories : tuple of (id, name)
     """
-    _Pages(results, about, dict(categories)).write()
+    _Pages(finished.results, finished.about, dict(finished.categories)).write()
 
 
 class _Pages:
