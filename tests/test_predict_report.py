@@ -15,7 +15,7 @@ from PIL import Image
 from predict_factory import BrightSpots, Found, Stops, content, rows_of, spot
 from pydicom import uid
 
-from pipeline.predict import pages
+from pipeline.predict.pages import write as pages
 from pipeline.predict.options import Objects, Options
 from pipeline.predict.run import predict_folder
 
