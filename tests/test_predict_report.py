@@ -15,8 +15,8 @@ from PIL import Image
 from predict_factory import BrightSpots, Found, Stops, content, rows_of, spot
 from pydicom import uid
 
-from pipeline.predict.pages import write as pages
 from pipeline.predict.options import Objects, Options
+from pipeline.predict.pages import write as pages
 from pipeline.predict.run import predict_folder
 
 EVERYTHING = Options(workers=0, batch_size=2, objects=Objects(kinds=("sr", "gsps", "sc")))
