@@ -4,11 +4,13 @@ import csv
 import errno
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+_FORMULA = re.compile(r"[=@\t\r]|[-+](?![\d.]+([eE][-+]?\d+)?$)")  # numbers are none
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -44,11 +46,19 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV with LF line ends; the rows are streamed."""
+    """Write a CSV with LF line ends; the rows are streamed.
+
+    Text that a spreadsheet would take for a formula (a class or file name with ``=``, ``+``, ``-``
+    or ``@`` in front) gets an apostrophe in front of it.
+    """
     with replacing(path) as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([_no_formula(cell) for cell in row] for row in rows)
+
+
+def _no_formula(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
 def unwritable(error: OSError, folder: Path) -> str:

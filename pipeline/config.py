@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from pipeline.convert.registry import AugmentName, Dataset, annotated, built_in
 from pipeline.errors import DescryError
 from pipeline.models.params import Model, Scale, Selection
 from pipeline.schema import FROZEN, Fraction, NotNegative, Positive, Schema, unknown_key
+from pipeline.yaml_text import read_yaml
 
 DatasetName = str  # of a built-in dataset, or of one of your own
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=32)]
@@ -290,9 +290,12 @@ def _complete(params: Params, datasets: Mapping[str, Dataset], mistakes: list[st
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DescryError(f"{path}: not valid YAML: {error}") from None
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DescryError(f"{path}: {error.strerror}; give a file of parameters") from None
+    except UnicodeDecodeError as error:
+        raise DescryError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    tree = read_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise DescryError(f"{path}: must be a mapping of parameter groups, not {tree!r}")
     return tree
@@ -307,7 +310,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise DescryError(f"-S {text}: {parent} is a value, not a group")
-    tree[last] = yaml.safe_load(value)
+    tree[last] = read_yaml(value, f"-S {text}")
 
 
 def _read_floats(value: Any) -> Any:
