@@ -185,7 +185,7 @@ def ask(server, path, body=None, **headers):
     """Status, headers and body of an answer to someone who has the token, unless `headers` say."""
     host = f"127.0.0.1:{server.server_port}"
     usual = {"Host": host, "Cookie": f"{server.cookie}={server.token}", "Origin": f"http://{host}"}
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     given = {k: v for k, v in (usual | headers).items() if v is not None}
     connection.request("POST" if body is not None else "GET", path, body, given)
     answer = connection.getresponse()

@@ -62,13 +62,14 @@ class Session:
 
     def augmented(self, query: Query) -> dict[str, Any]:
         """One draw of an image as training would see it, with the objects that are left."""
-        i = self._place(query)
+        i, recipe = self._place(query), query.get("recipe", self.recipes[0])
+        if recipe not in self.recipes:
+            raise DescryError(f"recipe={recipe!r}: must be one of {', '.join(self.recipes)}")
         rows = range(*self.collection.rows(i).indices(len(self.collection.boxes)))
         rows_of_objects = [row for row in rows if isnan(self.collection.boxes.score[row])]
         pixels = read_pixels(self.collection.images[i], self.intensity)
         draw = _whole(query, "draw", 0)
         seed = int(np.random.SeedSequence((i, draw)).generate_state(1)[0])
-        recipe = query.get("recipe", self.recipes[0])
         boxes = self.collection.boxes.boxes[rows_of_objects].reshape(-1, 4)
         after, left, which = augmented(pixels, boxes, recipe, seed)
         address = "data:image/jpeg;base64," + base64.b64encode(as_jpeg(after, 0)).decode()
