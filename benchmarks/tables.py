@@ -1,4 +1,4 @@
-"""Write docs/results.md from the JSON of `accuracy` and `study`; measures nothing itself.
+"""Write docs/reference/results.md from the JSON of `accuracy` and `study`; measures nothing itself.
 
 python benchmarks/tables.py
 """
@@ -103,7 +103,7 @@ def main() -> None:
         for make in tables if records else ():
             lines += [*make(records), ""]
         lines += [f"Measured on {where(records)}."] if records else []
-    with replacing(ROOT / "docs/results.md") as stream:
+    with replacing(ROOT / "docs/reference/results.md") as stream:
         stream.write("\n".join(lines) + "\n")
 
 

@@ -31,7 +31,7 @@ RUN = "<!-- run -->\n"
 # Words of the pages that stand for what a reader has, and what the tests have in their place
 GIVEN = {
     "FOLDER": "datasets/rsna/sample/stage_2_train_images",
-    "model.pt": "out/model/model.pt",
+    "model.safetensors": "out/model/model.safetensors",
 }
 
 
