@@ -1,19 +1,31 @@
 """One way from an ordinary image file to an array, for conversion, training and inference.
 
 Grey stays grey, colour becomes RGB, 16 bits stay 16 bits, an EXIF orientation is applied, an
-alpha channel is dropped. DICOM is read by `pipeline.dicom`.
+alpha channel is dropped, of several pages the first is read. DICOM is read by `pipeline.dicom`.
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-_ORIENTATION = 0x0112
+_ORIENTATION, _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC = 0x0112, 256, 257, 258, 262  # tags
+# By EXIF orientation (Exif 2.32, 4.6.4 A): the displayed pixels of stored ones.
+_TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}
 MAX_PIXELS = 300_000_000  # of an image that is read; a slide tile may have as many
 # Pillow warns above its limit and stops at twice as many: here the warning is an error.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -59,14 +71,19 @@ def read_image(source: Path | BinaryIO) -> DecodedImage:
     FileNotFoundError
         When it does not exist.
     """
+    if isinstance(source, Path):
+        # Open, since Pillow maps a named TIFF into memory, and wrongly if it is to be turned.
+        with source.open("rb") as stream:
+            return read_image(stream)
     try:
         with Image.open(source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            orientation = int(image.getexif().get(_ORIENTATION, 1) or 1)
-            stored_size, kind = image.size, image.format
-            turned = ImageOps.exif_transpose(image) if 2 <= orientation <= 8 else image
-            pixels, notes = _to_array(turned)
+            kind, deep = image.format, is_deep_colour(image)
+            orientation, stored_size = frame_of(image)
+            pixels, notes = _deep_colour(image, source) if deep else _shallow(image)
+            if not (kind == "TIFF" if deep else orientation_of(image) == 1):
+                # Pillow, too, has turned a TIFF by now, and then says nothing of an orientation.
+                pixels = np.ascontiguousarray(_TURNED[orientation](pixels))
+            notes += _pages(image)
     except FileNotFoundError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -75,10 +92,72 @@ def read_image(source: Path | BinaryIO) -> DecodedImage:
         raise ImageError("not an image that Pillow can identify") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(str(error)) from error
-    turned_notes = ("EXIF orientation applied",) if 2 <= orientation <= 8 else ()
-    notes = turned_notes + notes
+    notes = (("EXIF orientation applied",) if orientation != 1 else ()) + notes
     verbatim = not notes and kind in ("JPEG", "PNG")
     return DecodedImage(pixels, orientation, stored_size, notes, verbatim)
+
+
+def frame_of(image: Image.Image) -> tuple[int, tuple[int, int]]:
+    """EXIF orientation (1 to 8) of an opened image, and width and height as they are stored."""
+    if image.format != "TIFF":
+        return orientation_of(image), image.size
+    tags = image.tag_v2  # type: ignore[attr-defined]  # `size` may be that of the turned pixels
+    return orientation_of(image), (int(tags[_WIDTH]), int(tags[_LENGTH]))
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation; 1, as it is, where the block has none or cannot be read."""
+    try:
+        value = int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow has no common base for what odd blocks raise; the pixels are sound
+        return 1
+    return value if value in _TURNED else 1
+
+
+def is_deep_colour(image: Image.Image) -> bool:
+    """Whether the file has 16 bits a sample of which Pillow would keep 8: colour, or with alpha."""
+    part = next(iter(getattr(image, "tile", ())), None)
+    layout = part[3] if part and isinstance(part[3], str) else part[3][0] if part else ""
+    return not image.mode.startswith("I") and ";16" in str(layout)
+
+
+def _deep_colour(image: Image.Image, source: BinaryIO) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Pixels and notes of an image of 16 bits a sample with more than one sample.
+
+    OpenCV turns a TIFF as its orientation says, and no other file.
+    """
+    import cv2  # Pillow has no such mode
+
+    source.seek(0)
+    pixels = cv2.imdecode(np.frombuffer(source.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
+        raise ImageError(f"16-bit pixels of mode {image.mode} cannot be decoded")
+    rgb = pixels[..., 2::-1]
+    notes = () if image.mode == "RGB" else (f"mode {image.mode} reduced",)
+    grey = bool(notes) and bool((rgb == rgb[..., :1]).all())
+    return np.ascontiguousarray(rgb[..., 0] if grey else rgb), notes
+
+
+def _pages(image: Image.Image) -> tuple[str, ...]:
+    """A note where the file has more than the one image that was read."""
+    try:
+        several = getattr(image, "n_frames", 1) > 1
+    except (OSError, SyntaxError, ValueError, EOFError):
+        return ()
+    # In a JPEG the further images are previews of the first (CIPA DC-007).
+    return ("first of several pages taken",) if several and image.format != "MPO" else ()
+
+
+def _shallow(image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Array and notes of an opened image whose bits Pillow keeps."""
+    inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+    bits = image.tag_v2.get(_BITS, (0,))[0] if inverted else 0  # type: ignore[attr-defined]
+    pixels, notes = _to_array(image)
+    if inverted and image.mode.startswith(("I", "F")):
+        if pixels.dtype != np.uint16 or not 8 < bits <= 16:
+            raise ImageError(f"white is 0 in pixels of {bits} bits: not supported")
+        return (2**bits - 1 - pixels).astype(np.uint16), (*notes, "white is 0: inverted")
+    return pixels, notes
 
 
 def _to_array(image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from pipeline.convert.records import Unreadable
-from pipeline.data.images import ImageError
+from pipeline.data.images import ImageError, is_deep_colour
 
 Extent = tuple[float, float, float, float]  # x, y, width, height in pixels
 
@@ -33,7 +33,7 @@ def read_mask(path: Path) -> np.ndarray:
         When it does not exist.
     """
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as stream, Image.open(stream) as image:
             return _values(image)
     except FileNotFoundError:
         raise
@@ -65,6 +65,8 @@ def mask_of(raw: Path, mask: str, size: tuple[int, int]) -> np.ndarray:
 
 def _values(image: Image.Image) -> np.ndarray:
     """Stored values of an opened mask, (H, W)."""
+    if is_deep_colour(image):
+        raise ImageError(f"a mask of 16-bit colours (mode {image.mode}) is not supported")
     if image.mode in ("1", "P", "L", "I", "I;16", "I;16L", "I;16B"):
         return np.asarray(image).astype(np.int64)
     if image.mode in ("LA", "PA"):

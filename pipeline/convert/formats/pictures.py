@@ -12,11 +12,10 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline import dicom
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
-from pipeline.data.images import EXTENSIONS, DecodedImage, ImageError, read_image
+from pipeline.data.images import EXTENSIONS, DecodedImage, ImageError, frame_of, read_image
 from pipeline.data.intensity import Intensity
 
 SUFFIXES = EXTENSIONS | dicom.EXTENSIONS
-_ORIENTATION = 0x0112
 
 
 def displayed_size(path: Path) -> tuple[int, int] | None:
@@ -27,8 +26,8 @@ def displayed_size(path: Path) -> tuple[int, int] | None:
         return size_of(path)
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            return (height, width) if _orientation(image) >= 5 else (width, height)
+            orientation, (width, height) = _frame(image)
+            return (height, width) if orientation >= 5 else (width, height)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
@@ -37,17 +36,16 @@ def is_turned(path: Path) -> bool:
     """Whether the file asks to be shown turned or mirrored (EXIF orientation 2 to 8)."""
     try:
         with Image.open(path) as image:
-            return _orientation(image) != 1
+            return _frame(image)[0] != 1
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; a PNG without an early eXIf chunk is not decoded to look for one."""
+def _frame(image: Image.Image) -> tuple[int, tuple[int, int]]:
+    """As `frame_of`; a PNG without an early eXIf chunk is not decoded to look for one."""
     if image.format == "PNG" and "exif" not in image.info:
-        return 1
-    value = int(image.getexif().get(_ORIENTATION, 1) or 1)
-    return value if 1 <= value <= 8 else 1
+        return 1, image.size
+    return frame_of(image)
 
 
 def patient_of(path: Path) -> str:

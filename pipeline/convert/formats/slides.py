@@ -20,6 +20,7 @@ from pipeline.convert.records import Picture, Record, Unreadable
 from pipeline.data.intensity import Intensity
 
 Rectangle = tuple[int, int, int, int]  # x, y, width, height in pixels
+_PHOTOMETRIC = 262  # 0: white is 0
 # Pixel type and samples by Pillow's name of the stored layout.
 _STORED = {"L": ("u1", 1), "RGB": ("u1", 3), "I;16": ("<u2", 1), "I;16B": (">u2", 1)}
 
@@ -33,7 +34,8 @@ def read_stored(path: Path, crop: Rectangle) -> np.ndarray | None:
     try:
         with Image.open(path) as image:
             kind, mode, parts = image.format, image.mode, list(getattr(image, "tile", ()))
-        if kind != "TIFF" or any(not _is_plain(p, mode) for p in parts):
+            inverted = kind == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+        if kind != "TIFF" or inverted or any(not _is_plain(p, mode) for p in parts):
             return None
         stored = np.memmap(path, np.uint8, mode="r")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
