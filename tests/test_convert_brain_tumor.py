@@ -326,7 +326,7 @@ def test_rows(text: str, box: tuple[float, ...]) -> None:
     index, found, outline = parse_row(text)
     assert index == 1
     assert found == pytest.approx(box)
-    assert outline == (len(text.split()) == 7)
+    assert outline == ("outline" if len(text.split()) == 7 else "box")
 
 
 @pytest.mark.parametrize(
@@ -541,9 +541,8 @@ def test_an_image_without_a_wanted_class_is_a_negative(tmp_path: Path) -> None:
     [
         ("names: [a, b", "not a readable yaml"),
         ("nc: 2", "key `names` is missing"),
-        ("names: [a, b]\nnc: 3", "nc is 3 but `names` has 2"),
+        ("names: [a, b]\nnc: 3", "nc is '3' but `names` has 2"),
         ("names: {0: a, 2: b}", "must be 0 to 1"),
-        ("names: [yes, no]", "Put them in quotes"),
         ("names: [a, a]", "present and different"),
         ("names: a", "must be a list"),
         ("names: []", "must be a list"),

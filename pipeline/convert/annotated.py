@@ -136,7 +136,7 @@ class AnnotatedFolder:
         if "coco" in wanted:
             found["coco"] = find_coco(self.raw, base, selection)
         if "voc" in wanted:
-            found["voc"] = open_voc(self.raw, base, selection)
+            found["voc"] = open_voc(self.raw, base, selection, self.params.voc_origin)
         labels, masks = find_folders(base), find_masks(base)
         if masks and not any(pair.truth.is_dir() for pair in labels):
             labels = []  # else images by themselves count as YOLO's, which says what is missing

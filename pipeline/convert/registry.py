@@ -118,6 +118,8 @@ class FolderParams:
         divided between splits: its first group, else all that it matches. Empty: what the COCO
         file says (``group`` or ``patient_id`` of its images), Roboflow's original name, or the
         Patient ID of a DICOM file; else every image stands for itself.
+    voc_origin : int
+        Number of the first pixel in VOC files: 1, or 0 as some exporters count.
     tile : int
         Side of the tiles in pixels; 0: none, every image stays whole.
     tile_overlap : int
@@ -130,6 +132,7 @@ class FolderParams:
     classes: tuple[str, ...] = ()
     masks: Literal["instances", "classes"] = "instances"
     group: str = ""
+    voc_origin: Literal[0, 1] = 1
     tile: Annotated[int, Field(ge=0)] = 0
     tile_overlap: Annotated[int, Field(ge=0)] = 0
     tile_keep: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5

@@ -1,12 +1,16 @@
 """What the folder layouts (YOLO, VOC, COCO) share: splits, wanted classes, listing images."""
 
+import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Protocol
+from urllib.parse import unquote
 
-from pipeline.convert.formats.pictures import SUFFIXES, patient_of
+from pipeline.convert.formats.pictures import SUFFIXES, files_below, patient_of
 from pipeline.convert.records import Ledger, Record
 from pipeline.errors import DescryError
 
@@ -28,6 +32,36 @@ class InvalidRow(Exception):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
+
+
+ROTATED = "box(es) are turned: the upright box around each is taken."
+
+
+def angle_of(value: object) -> float:
+    """Degrees of a rotation attribute; a value that is no number refuses the row.
+
+    Raises
+    ------
+    InvalidRow
+    """
+    try:
+        angle = float(str(value).replace(",", "."))
+    except ValueError as error:
+        raise InvalidRow("malformed row", f"rotation {value!r}") from error
+    if not math.isfinite(angle):
+        raise InvalidRow("malformed row", f"rotation {value!r}")
+    return angle % 360
+
+
+def enclosing(
+    x: float, y: float, width: float, height: float, degrees: float
+) -> tuple[float, float, float, float]:
+    """The upright box around a box that is turned about its centre."""
+    turn = math.radians(degrees)
+    cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
+    w = round(width * cos + height * sin, 6)
+    h = round(width * sin + height * cos, 6)
+    return x + (width - w) / 2, y + (height - h) / 2, w, h
 
 
 class Layout(Protocol):
@@ -89,16 +123,33 @@ def find_pairs(base: Path, truth: str) -> list[FolderPair]:
     """Pairs below `base`: ``train/images``, ``images/train`` or ``images``, and `truth` beside.
 
     The first of these three shapes that is present wins; an empty list means none is. By splits,
-    the images alone make a pair, whose `truth` is not there.
+    the images alone make a pair, whose `truth` is not there. Case does not matter.
     """
-    by_split = [(base / n / "images", base / n / truth, n) for n in SPLIT_NAMES]
-    by_kind = [(base / "images" / n, base / truth / n, n) for n in SPLIT_NAMES]
+    by_split = [
+        FolderPair(child(base, name, "images"), child(base, name, truth), split, name)
+        for name, split in SPLIT_NAMES.items()
+    ]
+    by_kind = [
+        FolderPair(child(base, "images", name), child(base, truth, name), split, name)
+        for name, split in SPLIT_NAMES.items()
+    ]
     for shape in (by_split, by_kind):
-        found = [FolderPair(i, t, SPLIT_NAMES[n], n) for i, t, n in shape if i.is_dir()]
+        found = [pair for pair in shape if pair.images.is_dir()]
         if found:
             return found
-    flat = FolderPair(base / "images", base / truth, None, "")
+    flat = FolderPair(child(base, "images"), child(base, truth), None, "")
     return [flat] if flat.images.is_dir() and flat.truth.is_dir() else []
+
+
+def child(folder: Path, *names: str) -> Path:
+    """A path below `folder`, whatever the case in which its parts are written there."""
+    for name in names:
+        exact = folder / name
+        if not exact.exists() and folder.is_dir():
+            alike = sorted(p for p in folder.iterdir() if p.name.lower() == name.lower())
+            exact = next(iter(alike), exact)
+        folder = exact
+    return folder
 
 
 def relative(raw: Path, path: Path) -> str:
@@ -115,19 +166,76 @@ def bases(raw: Path) -> list[Path]:
 
 
 def images_in(folder: Path, raw: Path, ledger: Ledger) -> dict[str, Path]:
-    """Map stem to image file, sorted; of two files with one stem only the first is kept.
+    """Map name to image file, sorted; of two files with one name only the first is kept.
 
-    Annotations name an image by its stem, so ``a.jpg`` beside ``a.png`` is ambiguous.
+    The name is the path below `folder` without extension. Annotations name an image by it, so
+    ``a.jpg`` beside ``a.png`` is ambiguous.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem in found:
+    for path in files_below(folder, SUFFIXES):
+        name = name_of(path, folder)
+        if name in found:
             ledger.drop("image", relative(raw, path), "another image has the same name")
         else:
-            found[path.stem] = path
+            found[name] = path
     return found
+
+
+def name_of(path: Path, folder: Path) -> str:
+    """Path below `folder` without extension, with ``/``."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+@dataclass(slots=True)
+class NameMatch:
+    """Which annotation belongs to which image.
+
+    Attributes
+    ----------
+    pairs : dict
+        Name of the image -> name of the annotation.
+    alike : list of (str, str)
+        Those of the pairs whose names are not equal.
+    unclear : dict
+        Images of which several annotations, or annotations of which several images, have nearly
+        the name: name of the image -> one of the annotations.
+    """
+
+    pairs: dict[str, str]
+    alike: list[tuple[str, str]] = field(default_factory=list)
+    unclear: dict[str, str] = field(default_factory=dict)
+
+
+def match_names(images: Iterable[str], annotations: Iterable[str]) -> NameMatch:
+    """Match by equal names; what is left over, by names that differ as exports make them differ.
+
+    That is by case, by the form of accents (Unicode NFC or NFD), by ``%20`` for a blank, or by an
+    image's extension that was kept (``a.jpg.txt``).
+    """
+    truths = set(annotations)
+    match = NameMatch({name: name for name in images if name in truths})
+    left: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for side, names in enumerate((images, sorted(truths))):
+        for name in names:
+            if name not in match.pairs:
+                left[_alike(name)][side].append(name)
+    for ours, theirs in left.values():
+        if len(ours) == len(theirs) == 1:
+            match.pairs[ours[0]] = theirs[0]
+            match.alike.append((ours[0], theirs[0]))
+        elif theirs:
+            match.unclear |= dict.fromkeys(ours, theirs[0])
+    return match
+
+
+def _alike(name: str) -> str:
+    """What names have in common that mean one file."""
+    plain = unicodedata.normalize("NFC", unquote(name)).casefold()
+    return plain.removesuffix(PurePosixPath(plain).suffix) if _has_image_suffix(plain) else plain
+
+
+def _has_image_suffix(name: str) -> bool:
+    return PurePosixPath(name).suffix in SUFFIXES
 
 
 def original_name(stem: str) -> str | None:

@@ -14,21 +14,28 @@ from pipeline.convert.formats.folders import (
     FolderPair,
     find_pairs,
     images_in,
+    match_names,
+    name_of,
     original_name,
     relative,
 )
 from pipeline.convert.formats.masks import (
     Extent,
+    Mask,
     component_extents,
     foreground,
+    has_soft_edges,
     index_extents,
     mask_of,
+    without_void,
 )
+from pipeline.convert.formats.pictures import files_below
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
 from pipeline.data.images import EXTENSIONS
 from pipeline.errors import DescryError
 
 _ENDINGS = ("_masks", "_mask", "")
+VOID = "pixels of value 255 count as not labelled"
 _OBJECT = "object"  # the class of instances that were given no name
 
 
@@ -67,29 +74,38 @@ class MaskMeaning:
         """Class names in id order."""
         return self.classes or (_OBJECT,)
 
-    def objects(self, values: np.ndarray, mask: str) -> list[tuple[str, int, Extent]]:
-        """Class, number within it and extent of every object in a mask (H, W).
+    def objects(self, mask: Mask, file: str) -> tuple[list[tuple[str, int, Extent]], bool]:
+        """Class, number within it and extent of every object in a mask; whether it has void pixels.
 
         Raises
         ------
         Unreadable
-            When a value is of no class.
+            When a value is of no class, or the values are not exact and mean more than inside and
+            outside.
         """
+        if self.kind == "classes" and len(self.classes) == 1:
+            return _parts(self.classes[0], foreground(mask.values)), False
+        if not mask.exact or has_soft_edges(mask.values):
+            why = "saved with soft edges" if mask.exact else "a JPEG"
+            raise Unreadable(
+                "mask values are not exact", f"{file}: {why}; save it as PNG, unscaled"
+            )
+        values, void = without_void(mask)
         if self.kind == "instances":
-            return [(self.names[0], value, extent) for value, extent in index_extents(values)]
-        if len(self.classes) == 1:
-            by_class = [(self.classes[0], foreground(values))]
-        else:
-            top = int(values.max())
-            if top > len(self.classes):
-                detail = f"{mask}: {top}, and there are {len(self.classes)} classes"
-                raise Unreadable("mask value without a class", detail)
-            by_class = [(name, values == v) for v, name in enumerate(self.classes, start=1)]
-        return [
-            (name, number, extent)
-            for name, pixels in by_class
-            for number, extent in enumerate(component_extents(pixels, 1)[0], start=1)
-        ]
+            objects = [(self.names[0], value, extent) for value, extent in index_extents(values)]
+            return objects, void
+        top = int(values.max())
+        if top > len(self.classes):
+            detail = f"{file}: {top}, and there are {len(self.classes)} classes"
+            raise Unreadable("mask value without a class", detail)
+        by_class = enumerate(self.classes, start=1)
+        return [part for v, name in by_class for part in _parts(name, values == v)], void
+
+
+def _parts(name: str, pixels: np.ndarray) -> list[tuple[str, int, Extent]]:
+    """The 8-connected parts of the pixels (H, W, bool) of a class, as its objects."""
+    extents, _ = component_extents(pixels, 1)
+    return [(name, number, extent) for number, extent in enumerate(extents, start=1)]
 
 
 @dataclass(slots=True)
@@ -107,14 +123,18 @@ class MaskLayout:
     def records(self, ledger: Ledger) -> Iterator[Record]:
         """Yield one record per image with a mask (see `formats.folders.Layout`)."""
         for pair in self.pairs:
-            masks = _by_image(pair, self.raw, ledger)
-            for stem, image in images_in(pair.images, self.raw, ledger).items():
-                path, mask = relative(self.raw, image), masks.pop(stem, None)
+            masks, images = (
+                _by_image(pair, self.raw, ledger),
+                images_in(pair.images, self.raw, ledger),
+            )
+            match = match_names(images, masks)
+            for stem, image in images.items():
+                path, mask = relative(self.raw, image), masks.pop(match.pairs.get(stem, ""), None)
                 if mask is None:
                     ledger.drop("image", path, "image without annotation")
                     continue
                 ledger.claim(mask)
-                key, group = f"{pair.key}/{stem}".lstrip("/"), original_name(stem) or ""
+                key, group = f"{pair.key}/{stem}".lstrip("/"), original_name(image.stem) or ""
                 yield Record(key, path, (), group, pair.split, attributes={"mask": mask})
             for mask in masks.values():
                 ledger.drop("file", mask, "mask without image")
@@ -136,20 +156,18 @@ def with_boxes(picture: Picture, raw: Path, record: Record, meaning: MaskMeaning
     """
     mask = str(record.attributes["mask"])
     height, width = picture.pixels.shape[:2]
-    objects = meaning.objects(mask_of(raw, mask, (width, height)), mask)
+    objects, void = meaning.objects(mask_of(raw, mask, (width, height)), mask)
     boxes = tuple(Box(*extent, name, f"{mask}:{name} {n}") for name, n, extent in objects)
-    return replace(picture, boxes=boxes)
+    notes = (*picture.notes, *([VOID] if void else []))
+    return replace(picture, boxes=boxes, notes=notes)
 
 
 def _by_image(pair: FolderPair, raw: Path, ledger: Ledger) -> dict[str, str]:
     """Path of the mask by the stem of its image, sorted."""
     found: dict[str, str] = {}
-    files = sorted(pair.truth.iterdir()) if pair.truth.is_dir() else []
-    for file in files:
-        if file.suffix.lower() not in EXTENSIONS or file.name.startswith("."):
-            continue
-        ending = next(ending for ending in _ENDINGS if file.stem.endswith(ending))
-        stem = file.stem.removesuffix(ending)
+    for file in files_below(pair.truth, EXTENSIONS) if pair.truth.is_dir() else ():
+        name = name_of(file, pair.truth)
+        stem = name.removesuffix(next(e for e in _ENDINGS if name.endswith(e)))
         if stem in found:
             ledger.drop("file", relative(raw, file), "another mask of the same image", found[stem])
         else:

@@ -4,6 +4,7 @@ A box is the smallest whole-pixel rectangle that covers an object: a single pixe
 row 5 gives x=3, y=5, width=1, height=1.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,29 @@ from pipeline.data.images import ImageError, is_deep_colour
 Extent = tuple[float, float, float, float]  # x, y, width, height in pixels
 
 
-def read_mask(path: Path) -> np.ndarray:
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """One mask file.
+
+    Attributes
+    ----------
+    values : array (H, W), integer
+    exact : bool
+        False for JPEG, which changes the values around every edge.
+    palette : bool
+        The values are indices of a palette, as in Pascal VOC, where 255 means "not labelled".
+    """
+
+    values: np.ndarray
+    exact: bool = True
+    palette: bool = False
+
+
+def read_mask(path: Path) -> Mask:
     """Decode a mask to its stored values: palette indices, grey levels, or 24-bit colours.
 
-    Returns
-    -------
-    array (H, W), integer
-        A palette image gives its indices (not its colours), grey its levels at 8 or 16 bits, an
-        RGB image ``red * 65536 + green * 256 + blue``; an alpha channel is dropped.
+    A palette image gives its indices (not its colours), grey its levels at 8 or 16 bits, an RGB
+    image ``red * 65536 + green * 256 + blue``; an alpha channel is dropped.
 
     Raises
     ------
@@ -34,7 +50,8 @@ def read_mask(path: Path) -> np.ndarray:
     """
     try:
         with path.open("rb") as stream, Image.open(stream) as image:
-            return _values(image)
+            exact, palette = image.format not in ("JPEG", "MPO"), image.mode in ("P", "PA")
+            return Mask(_values(image), exact, palette)
     except FileNotFoundError:
         raise
     except UnidentifiedImageError as error:
@@ -43,8 +60,8 @@ def read_mask(path: Path) -> np.ndarray:
         raise ImageError(str(error)) from error
 
 
-def mask_of(raw: Path, mask: str, size: tuple[int, int]) -> np.ndarray:
-    """Stored values (H, W) of the mask of an image of `size` (width, height), as displayed.
+def mask_of(raw: Path, mask: str, size: tuple[int, int]) -> Mask:
+    """The mask of an image of `size` (width, height), as displayed.
 
     Raises
     ------
@@ -52,15 +69,16 @@ def mask_of(raw: Path, mask: str, size: tuple[int, int]) -> np.ndarray:
         When the mask is missing, corrupt or of another size.
     """
     try:
-        values = read_mask(raw / mask)
+        found = read_mask(raw / mask)
     except FileNotFoundError as error:
         raise Unreadable("mask file missing", mask) from error
     except ImageError as error:
         raise Unreadable("corrupt mask", f"{mask}: {error}") from error
-    found = (values.shape[1], values.shape[0])
-    if found != size:
-        raise Unreadable("mask size differs from image size", f"{mask}: {found}, image {size}")
-    return values
+    height, width = found.values.shape
+    if (width, height) != size:
+        detail = f"{mask}: {(width, height)}, image {size}"
+        raise Unreadable("mask size differs from image size", detail)
+    return found
 
 
 def _values(image: Image.Image) -> np.ndarray:
@@ -84,6 +102,36 @@ def index_extents(values: np.ndarray) -> list[tuple[int, Extent]]:
     found, packed = np.unique(values, return_inverse=True)
     slices = ndimage.find_objects(packed.reshape(values.shape) + 1)  # value found[i] is label i + 1
     return [(int(v), _extent(s)) for v, s in zip(found, slices, strict=True) if v != 0]
+
+
+def has_soft_edges(values: np.ndarray) -> bool:
+    """Whether most values of a mask (H, W) are shades of an edge and not objects.
+
+    Scaled with interpolation, a mask of 0 and 255 has values between along its edges, each in
+    single pixels. So it has when it reaches white and no 2 x 2 pixels are of one value for more
+    than half of the values other than 0.
+    """
+    present = np.unique(values[values != 0])
+    if len(present) < 3 or present[-1] not in (255, 65535):
+        return False
+    corner = values[:-1, :-1]
+    same = (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
+    return len(np.unique(corner[same & (corner != 0)])) < len(present) / 2
+
+
+def without_void(mask: Mask) -> tuple[np.ndarray, bool]:
+    """Values with 255 as background where it marks what is not labelled; and whether it does.
+
+    It does in 8 bits beside other values, if those are indices of a palette or 1, 2, 3, ... n.
+    """
+    present = np.unique(mask.values[mask.values != 0])
+    if len(present) < 2 or present[-1] != 255:
+        return mask.values, False
+    others = present[:-1]
+    counted = len(others) < 254 and np.array_equal(others, np.arange(1, len(others) + 1))
+    if not (mask.palette or counted):
+        return mask.values, False
+    return np.where(mask.values == 255, 0, mask.values), True
 
 
 def foreground(values: np.ndarray) -> np.ndarray:

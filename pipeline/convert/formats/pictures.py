@@ -4,7 +4,7 @@ What reads DICOM is imported where there is some: conversion of ordinary images 
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,11 +164,10 @@ def files_by_name(
 ) -> dict[str, str]:
     """Map file name -> path relative to `raw`, of the files that end in `suffix` in any case.
 
-    Links to folders are followed (large data is often linked), hidden files and the resource
-    forks of macOS are skipped. A name that occurs twice is dropped at its second place.
+    A name that occurs twice is dropped at its second place.
     """
     found: dict[str, str] = {}
-    for path in sorted(path for folder in folders for path in _walk(folder, suffix)):
+    for path in sorted(path for folder in folders for path in files_below(folder, {suffix})):
         relative = path.relative_to(raw).as_posix()
         if path.name in found:
             ledger.drop("file", relative, "same file name in two folders", found[path.name])
@@ -177,9 +176,20 @@ def files_by_name(
     return found
 
 
-def _walk(folder: Path, suffix: str) -> Iterable[Path]:
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Files below a folder whose extension, in small letters, is one of `suffixes`; sorted.
+
+    Links to folders are followed (large data is often linked), each real folder once; hidden
+    files and the resource forks of macOS are skipped.
+    """
+    found, seen = [], set()
     for place, inner, files in os.walk(folder, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith((".", "__MACOSX"))]
-        for name in files:
-            if name.lower().endswith(suffix) and not name.startswith("."):
-                yield Path(place, name)
+        real = os.path.realpath(place)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith((".", "__MACOSX")))
+        here = [Path(place, name) for name in files if not name.startswith(".")]
+        found += [path for path in here if path.suffix.lower() in suffixes]
+    return sorted(found)

@@ -1,13 +1,17 @@
 """YOLO folders: one text file per image, a row per object, in fractions of the image's size.
 
-A row is ``class cx cy w h`` or, for outlines, ``class x1 y1 x2 y2 x3 y3 ...``. Class names stand in
-a yaml beside the folders. Formats: the dataset page of Ultralytics and the exports of Roboflow.
+A row is ``class cx cy w h``, for outlines ``class x1 y1 x2 y2 x3 y3 ...``, and for poses, of which
+the yaml tells the shape, ``class cx cy w h`` and keypoints. Class names stand in a yaml beside the
+folders. Formats: the dataset page of Ultralytics and the exports of Roboflow.
 """
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from pipeline.convert.formats.folders import (
     FolderPair,
@@ -15,14 +19,18 @@ from pipeline.convert.formats.folders import (
     Selection,
     find_pairs,
     images_in,
+    match_names,
+    name_of,
     original_name,
     relative,
 )
-from pipeline.convert.formats.pictures import displayed_size
+from pipeline.convert.formats.pictures import displayed_size, files_below
 from pipeline.convert.formats.yolo_names import ClassNames, find_names
 from pipeline.convert.records import Box, Ledger, Record
 from pipeline.errors import DescryError
 
+log = logging.getLogger(__name__)
+UNCLEAR = "several annotations have nearly the name of the image"
 # Rounded exports overshoot the border by a hair; anything more is not a fraction of the image.
 OVERSHOOT = 0.01
 
@@ -32,6 +40,9 @@ class YoloCounts:
     """Counts for the notes of the report."""
 
     unlabelled: list[str] = field(default_factory=list)
+    alike: list[tuple[str, str]] = field(default_factory=list)
+    classes: Counter[int] = field(default_factory=Counter)
+    keypoints: int = 0
     empty: int = 0
     outlines: int = 0
 
@@ -106,16 +117,31 @@ class YoloLayout:
         self._notes(ledger)
 
     def _folder(self, folder: FolderPair, ledger: Ledger) -> Iterator[Record]:
+        images = images_in(folder.images, self.raw, ledger)
         labels = _label_files(folder)
-        for stem, image in images_in(folder.images, self.raw, ledger).items():
-            record = self._record(folder, stem, image, labels.pop(stem, None), ledger)
+        match = match_names(images, labels)
+        if images and labels and not match.pairs:
+            raise DescryError(
+                f"{folder.truth}: none of its {len(labels)} label files has the name of one of the "
+                f"{len(images)} images in {folder.images} ({min(labels)}, {min(images)}). Rename "
+                "one side."
+            )
+        self.counts.alike += match.alike
+        for name, image in images.items():
+            if name in match.unclear:
+                detail = f"{match.unclear[name]}.txt and others"
+                ledger.drop("image", relative(self.raw, image), UNCLEAR, detail)
+                continue
+            label = match.pairs.get(name)
+            file = None if label is None else labels.pop(label)
+            record = self._record(folder, name, image, file, ledger)
             if record is not None:
                 yield record
         for path in labels.values():
             self._orphan(path, ledger)
 
     def _record(
-        self, folder: FolderPair, stem: str, image: Path, label: Path | None, ledger: Ledger
+        self, folder: FolderPair, name: str, image: Path, label: Path | None, ledger: Ledger
     ) -> Record | None:
         """Record of one image, or None when its label file cannot be used at all."""
         path, size = relative(self.raw, image), displayed_size(image)
@@ -127,8 +153,8 @@ class YoloLayout:
         if boxes is None:  # without its annotation the image would pass for a negative
             ledger.drop("image", path, "label file unusable", relative(self.raw, label or image))
             return None
-        key = f"{folder.key}/{stem}" if folder.key else stem
-        return Record(key, path, boxes, original_name(stem) or "", folder.split, size)
+        key = f"{folder.key}/{name}" if folder.key else name
+        return Record(key, path, boxes, original_name(image.stem) or "", folder.split, size)
 
     def _boxes(self, label: Path, size: tuple[int, int], ledger: Ledger) -> tuple[Box, ...] | None:
         """Boxes of one label file in pixels; None when all of its rows were malformed."""
@@ -147,11 +173,13 @@ class YoloLayout:
         return None if rows and malformed == len(rows) else tuple(boxes)
 
     def _box(self, text: str, size: tuple[int, int], where: str) -> Box:
-        index, (x0, y0, x1, y1), outline = parse_row(text)
+        index, (x0, y0, x1, y1), kind = parse_row(text, self.declared[0].keypoints)
+        self.counts.classes[index] += 1
         if index >= len(self.classes):
             raise InvalidRow("class id out of range", f"{index} of {len(self.classes)} classes")
         label = self.selection.check(self.classes[index])
-        self.counts.outlines += outline
+        self.counts.outlines += kind == "outline"
+        self.counts.keypoints += kind == "pose"
         width, height = size
         # A millionth of a pixel is below what any label file states and above rounding noise.
         x, y = round(x0 * width, 6), round(y0 * height, 6)
@@ -179,37 +207,76 @@ class YoloLayout:
             ledger.note(f"{counts.empty} label file(s) are empty: images without objects.")
         if counts.outlines:
             ledger.note(f"{counts.outlines} row(s) are outlines: their extent is the box.")
+        if counts.keypoints:
+            ledger.note(f"{counts.keypoints} row(s) are poses: the keypoints are left out.")
+        if counts.alike:
+            shown = ", ".join(f"{label}.txt for {image}" for image, label in counts.alike[:3])
+            ledger.note(
+                f"{len(counts.alike)} label file(s) have nearly the name of an image: {shown}"
+            )
+        lowest = min(counts.classes, default=0)
+        if lowest > 0:
+            used = ", ".join(f"{index}: {n}" for index, n in sorted(counts.classes.items()))
+            self._warn(
+                f"no row has the class ids 0 to {lowest - 1}; rows by class id: {used}. If the ids "
+                "count from 1, every box has the name of the next class: put the first name last "
+                "or mend the ids.",
+                ledger,
+            )
+
+    def _warn(self, text: str, ledger: Ledger) -> None:
+        """A note that the console shows, too."""
+        ledger.note(text)
+        log.warning("%s: %s", self.raw, text)
 
 
-def parse_row(text: str) -> tuple[int, tuple[float, float, float, float], bool]:
-    """Class index, box (x0, y0, x1, y1 in fractions) and whether the row was an outline.
+Kind = Literal["box", "outline", "pose"]
+
+
+def parse_row(text: str, keypoints: int = 0) -> tuple[int, tuple[float, float, float, float], Kind]:
+    """Class index, box (x0, y0, x1, y1 in fractions) and what else the row holds.
+
+    Parameters
+    ----------
+    keypoints : int
+        Numbers behind the box of a pose, as the dataset's ``kpt_shape`` says; 0: no poses.
 
     Raises
     ------
     InvalidRow
-        When the row is not one of the two shapes or its values are not fractions.
+        When the row is none of the shapes or its values are not fractions.
     """
     try:
         index, *values = (float(token) for token in text.split())
     except ValueError as error:
         raise InvalidRow("malformed row", repr(text)) from error
-    outline = len(values) >= 6 and len(values) % 2 == 0
-    if not (outline or len(values) == 4) or index < 0 or not index.is_integer():
+    kind = _kind_of(len(values), keypoints)
+    if kind is None or index < 0 or not index.is_integer():
         raise InvalidRow("malformed row", repr(text))
+    values = values[:4] if kind == "pose" else values
     if not all(-OVERSHOOT <= v <= 1 + OVERSHOOT for v in values):
         reason = "coordinate outside 0..1" if all(map(math.isfinite, values)) else "malformed row"
         raise InvalidRow(reason, repr(text))
-    if outline:
+    if kind == "outline":
         xs, ys = values[0::2], values[1::2]
-        return int(index), (min(xs), min(ys), max(xs), max(ys)), True
+        return int(index), (min(xs), min(ys), max(xs), max(ys)), kind
     cx, cy, w, h = values
-    return int(index), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), False
+    return int(index), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), kind
+
+
+def _kind_of(count: int, keypoints: int) -> Kind | None:
+    """What a row of `count` numbers behind the class is; None: nothing known."""
+    if count == 4:
+        return "box"
+    if keypoints:
+        return "pose" if count == 4 + keypoints else None
+    return "outline" if count >= 6 and count % 2 == 0 else None
 
 
 def _label_files(folder: FolderPair) -> dict[str, Path]:
-    """Label files by stem, sorted; a folder without any would make every image a negative."""
-    found = sorted(folder.truth.glob("*.txt")) if folder.truth.is_dir() else []
-    labels = {p.stem: p for p in found if p.name != "classes.txt" and not p.name.startswith(".")}
+    """Label files by name, sorted; a folder without any would make every image a negative."""
+    found = files_below(folder.truth, {".txt"}) if folder.truth.is_dir() else []
+    labels = {name_of(p, folder.truth): p for p in found if p.name != "classes.txt"}
     if not labels and any(folder.images.iterdir()):
         raise DescryError(
             f"{folder.truth}: no label files (*.txt) for the images in {folder.images}. "

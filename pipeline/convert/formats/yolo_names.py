@@ -20,6 +20,8 @@ class ClassNames:
     names : tuple of str
     file : Path or None
         The yaml or classes.txt that they were read from; None: given by the caller.
+    keypoints : int
+        Numbers behind the box in a row of a pose dataset (``kpt_shape``); 0: no poses.
     notes : tuple of str
         What the reader of the report should know about that file.
     """
@@ -27,6 +29,7 @@ class ClassNames:
     names: tuple[str, ...]
     file: Path | None = None
     notes: tuple[str, ...] = ()
+    keypoints: int = 0
 
     def account(self, raw: Path, ledger: Ledger) -> None:
         """Claim the file and hand its notes over."""
@@ -60,7 +63,7 @@ def find_names(base: Path, raw: Path, images: list[Path], given: tuple[str, ...]
         for listing in (folder / "classes.txt", folder / "labels" / "classes.txt"):
             if listing.is_file():
                 return ClassNames(
-                    _checked(listing.read_text("utf-8-sig").split("\n"), listing), listing
+                    _checked(listing.read_text("utf-8-sig").rstrip().split("\n"), listing), listing
                 )
     if given:
         return ClassNames(given)
@@ -83,36 +86,50 @@ def _yaml_in(folder: Path) -> Path | None:
 
 def _from_yaml(file: Path, images: list[Path]) -> ClassNames:
     try:
-        content = yaml.safe_load(file.read_text("utf-8-sig"))
+        # All values as they are written: YAML would make 8 of the class name 010, and True of yes.
+        content = yaml.load(file.read_text("utf-8-sig"), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DescryError(f"{file}: not a readable yaml file ({error}). Repair it.") from error
     if not isinstance(content, dict) or "names" not in content:
         raise DescryError(f"{file}: key `names` is missing. Add the class names in index order.")
     names = _checked(_as_list(content["names"], file), file)
-    count = content.get("nc", len(names))
-    if count != len(names):
+    count = content.get("nc", str(len(names)))
+    if count != str(len(names)):
         raise DescryError(f"{file}: nc is {count!r} but `names` has {len(names)}. Make them agree.")
-    return ClassNames(names, file, _path_notes(content, file, images))
+    return ClassNames(names, file, _path_notes(content, file, images), _keypoints(content, file))
+
+
+def _keypoints(content: dict[str, Any], file: Path) -> int:
+    """Numbers that follow the box in a row of a pose: of [points, 2 or 3], the product."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    if isinstance(shape, list) and len(shape) == 2 and all(str(v).isdecimal() for v in shape):
+        points, numbers = map(int, shape)
+        if points > 0 and numbers in (2, 3):
+            return points * numbers
+    raise DescryError(f"{file}: kpt_shape is {shape!r}; it must be [number of keypoints, 2 or 3].")
 
 
 def _as_list(value: Any, file: Path) -> list[Any]:
     """ClassNames as a list; the mapping {0: a, 1: b} must count from 0 without gaps."""
     if isinstance(value, dict):
-        if sorted(value, key=str) != sorted(range(len(value)), key=str):
+        if set(value) != {str(index) for index in range(len(value))}:
             raise DescryError(
                 f"{file}: `names` has the keys {list(value)}; they must be 0 to {len(value) - 1}."
             )
-        return [value[index] for index in range(len(value))]
+        return [value[str(index)] for index in range(len(value))]
     if isinstance(value, list) and value:
         return value
     raise DescryError(f"{file}: `names` is {value!r}; it must be a list or a mapping from 0.")
 
 
 def _checked(values: list[Any], file: Path) -> tuple[str, ...]:
-    if any(isinstance(v, bool) or not isinstance(v, (str, int, float)) for v in values):
+    """Class names by index; a blank one would shift all that follow."""
+    if not all(isinstance(value, str) for value in values):
         raise DescryError(f"{file}: `names` {values!r} are not all text. Put them in quotes.")
-    names = tuple(name for name in (str(v).strip() for v in values) if name)
-    if not names or len(set(names)) != len(names):
+    names = tuple(value.strip() for value in values)
+    if not names or not all(names) or len(set(names)) != len(names):
         raise DescryError(f"{file}: class names {names} must be present and different.")
     return names
 

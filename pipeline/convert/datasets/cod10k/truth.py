@@ -193,7 +193,7 @@ def measure(
     Unreadable
         When the mask is missing, corrupt, of another size or not of the kind that `route` says.
     """
-    values = mask_of(raw, mask, size)
+    values = mask_of(raw, mask, size).values
     if route == "instance":
         extents = index_extents(values)
         if len(extents) > MAX_INSTANCES:
