@@ -186,7 +186,8 @@ def test_report_describes_splits_leaks_and_copies(messy):
     }
     assert summary_line(report) == (
         "toy: 15 images in, 8 out (train 5, val 1, test 2; 1 without boxes), 19 boxes in, 8 out "
-        "(1 clipped); dropped 7 images, 11 boxes, 1 rows"
+        "(1 clipped); dropped 7 images, 11 boxes, 1 rows; 1 image files not used, since no "
+        "annotation names them"
     )
 
 

@@ -110,11 +110,14 @@ class AnnotatedFolder:
 
     def _open(self) -> Layout:
         """Open the one layout that the files show (or that was asked for)."""
-        found = {}
-        for base in bases(self.raw):
-            here = self._open_at(base)
-            found.update({f"{name} in {base}": layout for name, layout in here.items()})
-            if found and base == self.raw:
+        outer = bases(self.raw)
+        deeper = [base for folder in outer[1:] for base in bases(folder)[1:]]
+        found: dict[str, Layout] = {}
+        for level in (outer[:1], outer[1:], deeper):
+            for base in level:
+                here = self._open_at(base)
+                found.update({f"{name} in {base}": layout for name, layout in here.items()})
+            if found:
                 break
         if len(found) == 1:
             return next(iter(found.values()))
@@ -138,7 +141,8 @@ class AnnotatedFolder:
         if "voc" in wanted:
             found["voc"] = open_voc(self.raw, base, selection, self.params.voc_origin)
         labels, masks = find_folders(base), find_masks(base)
-        if masks and not any(pair.truth.is_dir() for pair in labels):
+        others = masks or any(layout is not None for layout in found.values())
+        if others and not any(pair.truth.is_dir() for pair in labels):
             labels = []  # else images by themselves count as YOLO's, which says what is missing
         if "yolo" in wanted and labels:
             found["yolo"] = open_yolo(self.raw, [base], selection)

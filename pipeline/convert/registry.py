@@ -26,14 +26,12 @@ if TYPE_CHECKING:
 
 AugmentName = Literal["none", "flip", "xray", "mri", "microscopy", "natural"]
 SHAPES = (
-    "COCO (annotations/*.json, *.json, or train/_annotations.coco.json, with their images), "
-    "VOC (Annotations/*.xml and JPEGImages/), YOLO (train/images and train/labels, images/train "
+    "COCO (annotations/*.json, *.json, train/*.json, with their images), VOC (Annotations/*.xml "
+    "and JPEGImages/, or xml beside the images), YOLO (train/images and train/labels, images/train "
     "and labels/train, or images and labels), or masks (the same with masks for labels)"
 )
 ANNOTATED = (
-    "*.json",
-    *(f"{nest}_annotations.coco.json" for nest in ("*/", "*/*/")),
-    *(f"{nest}{folder}" for nest in ("", "*/") for folder in ("Annotations", "annotations")),
+    *(f"{nest}*.{kind}" for nest in ("", "*/", "*/*/", "*/*/*/") for kind in ("json", "xml")),
     *(f"{nest}{kind}" for nest in ("", "*/", "*/*/") for kind in ("labels", "masks")),
 )
 

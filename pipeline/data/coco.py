@@ -16,11 +16,17 @@ from pipeline.errors import DescryError
 _LISTS = ("images", "annotations", "categories")
 
 
-def load_coco(path: Path) -> dict[str, Any]:
+def load_coco(path: Path, foreign: bool = False) -> dict[str, Any]:
     """Read and check a COCO detection file of any origin.
 
     A missing ``area`` becomes width x height, a missing ``iscrowd`` 0; category ids and image
     ids may begin anywhere and have gaps, and are kept.
+
+    Parameters
+    ----------
+    foreign : bool
+        An image's width or height may be missing (then None) or a whole number written as a
+        float, as exporters do that did not open the image.
 
     Returns
     -------
@@ -42,8 +48,13 @@ def load_coco(path: Path) -> dict[str, Any]:
                 f"there. Give the file with images, annotations and categories."
             )
     check = _Check(path)
+    sizes: dict[str, type] = {"width": int, "height": int}
+    if foreign:
+        sizes = {}
+        for i, image in enumerate(coco["images"]):
+            check.foreign_size(f"images[{i}]", image)
     categories = check.ids("categories", coco["categories"], {"name": str})
-    images = check.ids("images", coco["images"], {"file_name": str, "width": int, "height": int})
+    images = check.ids("images", coco["images"], {"file_name": str, **sizes})
     check.ids("annotations", coco["annotations"], {"bbox": list})
     for i, annotation in enumerate(coco["annotations"]):
         check.annotation(f"annotations[{i}]", annotation, images, categories)
@@ -112,13 +123,27 @@ class _Check:
             raise self.fail(where, key, value, "a text that is not empty")
         return value
 
+    def foreign_size(self, where: str, image: object) -> None:
+        """Make whole numbers of an image's width and height, or None of both."""
+        if not isinstance(image, dict):
+            return  # `ids` says so
+        for key in ("width", "height"):
+            value = image.get(key)
+            whole = int(value) if isinstance(value, float) and value.is_integer() else value
+            image[key] = whole or None
+            if whole:
+                self.value(where, image, key, int)
+        if not (image["width"] and image["height"]):
+            image["width"] = image["height"] = None
+
     def annotation(
         self, where: str, entry: dict[str, Any], images: set[int], categories: set[int]
     ) -> None:
         """Check references and box of one annotation; fill in ``area`` and ``iscrowd``."""
-        for key, known in (("image_id", images), ("category_id", categories)):
+        wanted = {"image_id": (images, "images"), "category_id": (categories, "categories")}
+        for key, (known, plural) in wanted.items():
             if self.value(where, entry, key, int) not in known:
-                raise self.fail(where, key, entry[key], f"an id that stands in {key[:-3]}s")
+                raise self.fail(where, key, entry[key], f"an id that stands in {plural}")
         box = entry["bbox"]
         if len(box) != 4 or not all(is_finite(v) for v in box):
             raise self.fail(where, "bbox", box, "[x, y, width, height], finite numbers")

@@ -13,6 +13,7 @@ NOT_FINITE = "coordinates not finite"
 NO_SIZE = "zero or negative size"
 OUTSIDE = "outside the image"
 TOO_SMALL = "under 1 pixel on a side inside the image"
+REPEATED = "the same box again"
 
 RULES = (
     f"A box with a coordinate that is NaN or infinite is dropped ({NOT_FINITE!r}).",
@@ -20,6 +21,7 @@ RULES = (
     f"A box without any pixel inside the image is dropped ({OUTSIDE!r}).",
     f"A box partly outside is clipped; it counts as clipped if more than {ROUNDING} pixels go.",
     f"A box whose part inside is narrower or lower than 1 pixel is dropped ({TOO_SMALL!r}).",
+    f"A box that equals an earlier one of its image and class is dropped ({REPEATED!r}).",
 )
 
 
@@ -46,7 +48,8 @@ def check_boxes(boxes: Iterable[Box], width: int, height: int, image: str) -> Ch
 
     In turn: a box with a coordinate that is not finite is dropped; of zero or negative size,
     dropped; wholly outside of the image, dropped; partly outside, clipped (and counted when more
-    than `ROUNDING` pixels are cut off); what then is under `SMALLEST_SIDE` on a side, dropped.
+    than `ROUNDING` pixels are cut off); what then is under `SMALLEST_SIDE` on a side, dropped; and
+    what then equals an earlier box in place, size, class and crowd, dropped.
 
     Parameters
     ----------
@@ -55,15 +58,16 @@ def check_boxes(boxes: Iterable[Box], width: int, height: int, image: str) -> Ch
     image : str
         Stands for the place of a box that names none.
     """
-    checked = CheckedBoxes()
+    checked, seen = CheckedBoxes(), set()
     for box in boxes:
         inside = clip(box, width, height)
-        reason = _refusal(box, inside)
+        reason = _refusal(box, inside) or (REPEATED if _identity(inside) in seen else "")
         if reason:
             detail = f"{box.label}: x {box.x} y {box.y} width {box.width} height {box.height}"
             detail += f" in {width} x {height}"
             checked.drops.append(Drop("box", box.where or image, reason, detail))
             continue
+        seen.add(_identity(inside))
         checked.boxes.append(inside)
         checked.clipped += _cut(box, inside) > ROUNDING
     return checked
@@ -76,6 +80,11 @@ def clip(box: Box, width: int, height: int) -> Box:
     if (left, top) == (box.x, box.y) and (right, bottom) == (box.x + box.width, box.y + box.height):
         return box
     return replace(box, x=left, y=top, width=right - left, height=bottom - top)
+
+
+def _identity(box: Box) -> tuple[object, ...]:
+    """What two annotations of one object have in common; not the row that they come from."""
+    return box.x, box.y, box.width, box.height, box.label, box.iscrowd
 
 
 def _refusal(box: Box, inside: Box) -> str:

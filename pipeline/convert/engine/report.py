@@ -240,8 +240,14 @@ def summary_line(report: Mapping[str, Any]) -> str:
         f"{report['dataset']}: {images['in']} images in, {images['out']} out ({held}; "
         f"{negatives} without boxes), {boxes['in']} boxes in, {boxes['out']} out "
         f"({boxes['clipped']} clipped); dropped {_total(images)} images, {_total(boxes)} boxes, "
-        f"{_total(report['rows'])} rows{warning if empty else ''}"
+        f"{_total(report['rows'])} rows{_unused(report)}{warning if empty else ''}"
     )
+
+
+def _unused(report: Mapping[str, Any]) -> str:
+    """Images that no annotation names: they are in no other count."""
+    count = report["files"]["unused"].get(_NOT_NAMED, 0)
+    return f"; {count} image files not used, since no annotation names them" if count else ""
 
 
 def _total(section: Mapping[str, Any]) -> int:

@@ -15,6 +15,8 @@ from pipeline.convert.records import SPLITS, Ledger, Record, Source
 from pipeline.errors import DescryError
 
 NOT_UTF8 = "file name is not UTF-8"
+TOO_LONG = "file name leaves no room for .png in 255 bytes"
+_LONGEST = 251  # bytes of a name that file systems hold, without ".png"
 
 
 class Scan:
@@ -45,11 +47,16 @@ class Scan:
     def _is_usable(self, record: Record) -> bool:
         """Whether the record's names can be written; if not, it is entered as dropped."""
         _check(record)
-        if writable(record.key + record.path) == record.key + record.path:
+        reason = ""
+        if writable(record.key + record.path) != record.key + record.path:
+            reason = NOT_UTF8
+        elif any(len(part.encode()) > _LONGEST for part in record.key.split("/")):
+            reason = TOO_LONG
+        if not reason:
             return True
-        self.ledger.drop("image", writable(record.path), NOT_UTF8)
+        self.ledger.drop("image", writable(record.path), reason)
         for box in record.boxes:
-            self.ledger.drop("box", writable(box.where), "image dropped", NOT_UTF8)
+            self.ledger.drop("box", writable(box.where), "image dropped", reason)
         return False
 
     def __iter__(self) -> Iterator[Record]:

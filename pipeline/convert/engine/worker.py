@@ -260,7 +260,7 @@ def _whole(target: Path, write: Callable[[Path], object]) -> int:
     instead.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{os.getpid()}.tmp")  # a name may be as long as it can be
     try:
         write(temporary)
         size = temporary.stat().st_size

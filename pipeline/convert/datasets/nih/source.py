@@ -256,7 +256,8 @@ def find_images(raw: Path, download: str, ledger: Ledger) -> dict[str, str]:
         When there is none.
     """
     folders = (folder for folder in raw.glob("images*") if folder.is_dir())
-    found = files_by_name(raw, folders, ".png", ledger)
+    named = files_by_name(raw, folders, ".png", ledger)
+    found = {f"{name[:-4]}.png": path for name, path in named.items()}  # as the tables write it
     if not found:
         packed = len(list(raw.glob("images*.tar.gz")))
         hint = f"{packed} images*.tar.gz are still packed. " if packed else ""

@@ -110,7 +110,7 @@ def _parse_label(row: Row) -> tuple[str, Box | None]:
     if _TARGETS[target]:
         x, y, width, height = (row.number(index) for index in range(1, 5))
         return identity, Box(x, y, width, height, CLASS, row.where)
-    if any(row.fields[1:5]):
+    if any(text.casefold() not in ("", "nan") for text in row.fields[1:5]):
         raise Unreadable(MALFORMED, "Target is 0 but the row has a box")
     return identity, None
 
