@@ -1,9 +1,12 @@
 """Boxes and labels on pictures for people."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from pipeline.data.draw import draw_boxes, place_labels
+from pipeline.predict.overlay import _as_fits, draw
 
 SIZE = (200, 100)
 
@@ -43,3 +46,28 @@ def test_lines_stay_thin_on_large_images(side, width):
     box = np.array([[side * 0.2, side * 0.2, side * 0.8, side * 0.8]])
     drawn = np.asarray(draw_boxes(np.zeros((side, side), np.uint8), box, [""], [(255, 0, 0)]))
     assert (drawn[side // 2, : side // 2, 0] > 0).sum() == width
+
+
+@pytest.mark.parametrize(("count", "numbered"), [(1, False), (30, True)])
+def test_where_labels_do_not_fit_boxes_are_numbered_and_listed_beside(count, numbered):
+    found = SimpleNamespace(
+        boxes=[[60, 60, 40, 40]] * count,
+        scores=[0.5] * count,
+        labels=[1] * count,
+        width=400,
+        height=400,
+    )
+    drawn = np.asarray(draw(np.zeros((400, 400), np.uint8), found, {1: "mass"}))
+    assert (drawn.shape[1] > 400) is numbered
+    assert drawn[:400, 400:].any() == numbered
+
+
+def test_a_list_ends_with_what_does_not_fit():
+    red, white = (255, 0, 0), (255, 255, 255)
+    lines = list("abcde")
+    assert list(_as_fits(lines, [red] * 5, 10, 35)) == [
+        (0, "a", red),
+        (10, "b", red),
+        (20, "and 3 more", white),
+    ]
+    assert [text for _, text, _ in _as_fits(lines, [red] * 5, 10, 50)] == lines

@@ -293,6 +293,9 @@ def test_the_page_of_a_dataset_shows_the_scores_of_the_classes(tmp_path):
     ],
 )
 def test_a_model_says_why_it_should_not_be_relied_on(validation, said):
+    assert not any(
+        "chosen on" in line for line in doubts({"validation": validation}, own_threshold=True)
+    )
     told = doubts({} if validation is None else {"validation": validation})
     assert len(told) == len(said)
     assert all(words in line for words, line in zip(said, told, strict=True))

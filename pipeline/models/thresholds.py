@@ -57,8 +57,11 @@ class OperatingPoint:
         return {i: self.by_class.get(name, self.threshold) for i, name in categories}
 
 
-def doubts(meta: Mapping[str, Any]) -> list[str]:
-    """Why a saved model's detections should not be relied on, by what it says of its validation."""
+def doubts(meta: Mapping[str, Any], *, own_threshold: bool = False) -> list[str]:
+    """Why a saved model's detections should not be relied on, by what it says of its validation.
+
+    `own_threshold`: the model's own scores, from which boxes count, are not used.
+    """
     validation = meta.get("validation") or {}
     ap, objects = validation.get("AP"), validation.get("objects")
     if ap is None or objects is None:
@@ -69,7 +72,7 @@ def doubts(meta: Mapping[str, Any]) -> list[str]:
             f"This model finds little: AP {ap:.3f} on its validation split. Most of its boxes are "
             "wrong, and most objects have none."
         )
-    if objects < LEAST_OBJECTS:
+    if objects < LEAST_OBJECTS and not own_threshold:
         there = "1 object" if objects == 1 else f"{objects} objects"
         said.append(
             f"The scores from which its boxes count were chosen on {there} of its validation "

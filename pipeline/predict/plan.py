@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dicom.pseudonym import Pseudonyms
-from pipeline.models.thresholds import OperatingPoint
+from pipeline.models.thresholds import OperatingPoint, doubts
 from pipeline.predict.batches import TrainedModel
 from pipeline.predict.decode import Reader, Reduction
 from pipeline.predict.discover import root_of
@@ -43,6 +43,8 @@ class Plan:
     point : OperatingPoint
     thresholds : dict
         Category id -> the lowest score that counts.
+    doubts : list of str
+        Why its detections should not be relied on.
     windows : Windows
     pseudonyms : Pseudonyms or None
     """
@@ -55,6 +57,8 @@ class Plan:
         self.classes = dict(detector.categories)
         self.point = self._operating_point()
         self.thresholds = self.point.lowest(detector.categories)
+        given = options.score_threshold is not None
+        self.doubts = doubts(detector.meta, own_threshold=given)
         self.windows = Windows.of(options.window, detector.meta.get("longest_side"))
         self.pseudonyms = None if options.key is None else Pseudonyms(options.key)
 
@@ -103,6 +107,7 @@ class Plan:
                 "from": "--threshold" if given else "checkpoint (chosen on validation data)",
                 "sources": self.point.sources,
             },
+            "doubts": self.doubts,
             "window": asdict(self.windows),
             "options": chosen,
             "pseudonyms": {"key_id": self.pseudonyms.key_id} if self.pseudonyms else None,

@@ -116,6 +116,8 @@ def predict_folder(
         space.publish()
     for kind, number in sorted(counts["warnings"].items()):
         log.warning("%s: %d files, see warnings.csv", kind, number)
+    for line in plan.doubts:
+        log.warning(line)
     if refused:
         log.warning("%d results were refused by the archive, see sent.csv", refused)
     return RunSummary(counts, exit_code=1 if counts["failed"] or refused else 0)

@@ -1,7 +1,7 @@
 """Pictures for people: boxes, classes and scores drawn on the frame, marked for research."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.atomic import replacing
-from pipeline.data.draw import COLOURS, draw_boxes
+from pipeline.data.draw import COLOURS, draw_boxes, place_labels
 from pipeline.predict.budget import Held
 from pipeline.predict.formats.format import MARK, Format
 from pipeline.predict.records import FileResult, FrameResult
@@ -34,31 +34,44 @@ def draw(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> 
     Returns
     -------
     Image
-        RGB, the frame with a strip of text below it; wider than the frame if the text is.
+        RGB, the frame with a strip of text below it; wider than the frame if the text is. Where
+        labels would cover each other, boxes are numbered and a list stands on the right.
     """
     height, width = pixels.shape[:2]
     size = max(12, min(width, height) // 48)
     font = ImageFont.load_default(size)
-    strip = int(font.getlength(MARK)) + size
-    canvas = Image.new("RGB", (max(width, strip), height + 2 * size), "black")
-    canvas.paste(_boxes_drawn(pixels, found, classes), (0, 0))
+    xywh = np.array(found.boxes, dtype=np.float64).reshape(-1, 4)
+    xywh = xywh * ([width / found.width, height / found.height] * 2)
+    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    ids = sorted(classes)
+    colours = [COLOURS[ids.index(k) % len(COLOURS)] for k in found.labels]
+    pairs = zip(found.labels, found.scores, strict=True)
+    labels, listed = [f"{classes[k]} {score:.2f}" for k, score in pairs], list[str]()
+    # the best is drawn last and lies on top
+    if None in place_labels((width, height), boxes[::-1], labels[::-1]):
+        listed = [f"{i}  {label}" for i, label in enumerate(labels, 1)]
+        labels = [str(i) for i in range(1, len(labels) + 1)]
+    beside = max((int(font.getlength(line)) + size for line in listed), default=0)
+    across = max(width + beside, int(font.getlength(MARK)) + size)
+    canvas = Image.new("RGB", (across, height + 2 * size), "black")
+    canvas.paste(draw_boxes(pixels, boxes[::-1], labels[::-1], colours[::-1]), (0, 0))
     pen = ImageDraw.Draw(canvas)
     pen.text((size // 2, height + size // 2), MARK, fill="white", font=font)
+    for y, line, colour in _as_fits(listed, colours, size * 5 // 4, height):
+        pen.text((width + size // 2, y), line, fill=colour, font=font)
     return canvas
 
 
-def _boxes_drawn(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> Image.Image:
-    """The frame with its detections; the best is drawn last and lies on top."""
-    xywh = np.array(found.boxes, dtype=np.float64).reshape(-1, 4)[::-1]
-    xywh = xywh * ([pixels.shape[1] / found.width, pixels.shape[0] / found.height] * 2)
-    labels, scores = found.labels[::-1], found.scores[::-1]
-    ids = sorted(classes)
-    return draw_boxes(
-        pixels,
-        np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
-        [f"{classes[k]} {score:.2f}" for k, score in zip(labels, scores, strict=True)],
-        [COLOURS[ids.index(k) % len(COLOURS)] for k in labels],
-    )
+def _as_fits(
+    lines: list[str], colours: list[tuple[int, int, int]], step: int, height: int
+) -> Iterator[tuple[int, str, tuple[int, int, int]]]:
+    """Place, text and colour of as many lines as fit; the last says how many are missing."""
+    room = max(1, height // step)
+    shown = len(lines) if len(lines) <= room else room - 1
+    for i in range(shown):
+        yield i * step, lines[i], colours[i]
+    if shown < len(lines):
+        yield shown * step, f"and {len(lines) - shown} more", (255, 255, 255)
 
 
 def save_overlay(

@@ -99,7 +99,7 @@ def studies_part(studies: Sequence[Study], report: str) -> Markup:
         title: str | Markup = study.title
         if study.detections:
             title = Markup('<a href="{}">{}</a>').format(report + study.page(), study.title)
-        best = "" if study.best is None else f"{study.best:.3f}"
+        best = "no finding" if study.best is None else f"{study.best:.3f}"
         rows.append((title, len(study.files), study.pictures, study.detections, best, study.uid))
     header = ("Study", "Files", "Pictures", "Detections", "Best score", "UID")
     return table("By their best score", header, rows)

@@ -79,7 +79,8 @@ class _Pages:
             f"{counts['detections']} detections in {counts['frames']} pictures of "
             f"{counts['processed']} files."
         )
-        warnings = ["Some files failed; their list is below."] if counts["failed"] else []
+        warnings = list(self.about["doubts"])
+        warnings += ["Some files failed; their list is below."] if counts["failed"] else []
         return render_page("Detections", sections, lead=lead, warnings=warnings)
 
     def _found(self, start: int, root: str, report: str) -> Markup:
