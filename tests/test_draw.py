@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.draw import draw_boxes, place_labels
-from pipeline.predict.overlay import _as_fits, draw
+from pipeline.predict.formats.overlays import _as_fits, draw
 
 SIZE = (200, 100)
 

@@ -80,6 +80,27 @@ def test_the_gallery_shows_the_best_first(source, tmp_path):
     assert "5.0 × 8.0" in study
 
 
+@pytest.mark.parametrize(
+    ("validation", "words"),
+    [
+        ({"AP": 0.01, "objects": 2}, ["AP 0.010 on its validation", "chosen on 2 objects"]),
+        ({"AP": 0.5, "objects": 200}, []),
+    ],
+)
+def test_a_model_that_is_worth_little_says_so_everywhere(tmp_path, caplog, validation, words):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(spot(100)).save(tmp_path / "in/p.png")  # nothing bright
+    model = BrightSpots(meta={"validation": validation})
+    predict_folder(tmp_path / "in", tmp_path / "out", model, options=Options(workers=0))
+    page = (tmp_path / "out/report.html").read_text()
+    head = page[: page.index("<main")]
+    told = json.loads((tmp_path / "out/run.json").read_text())["doubts"]
+    assert len(told) == len(words) == head.count('class="warning"')
+    for text in (head, " ".join(told), caplog.text):
+        assert all(word in text for word in words)
+    assert "no finding" in page
+
+
 def test_every_link_leads_somewhere(source, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "PER_PAGE", 2)
     monkeypatch.setattr(pages, "ROWS", 2)
