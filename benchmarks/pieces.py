@@ -9,7 +9,6 @@ import csv
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -57,7 +56,7 @@ def run(command: Sequence[str], log: Path, seconds: float | None = None) -> floa
     Raises
     ------
     OutOfTime
-        When it takes longer than `seconds`; it has then been interrupted as by Ctrl-C.
+        When it takes longer than `seconds`; it has then been ended, and goes on when called again.
     subprocess.CalledProcessError
         When it fails.
     """
@@ -71,7 +70,7 @@ def run(command: Sequence[str], log: Path, seconds: float | None = None) -> floa
         try:
             code = process.wait(seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.wait()
             raise OutOfTime(log.stem) from stop
     if code:
