@@ -46,7 +46,7 @@ def piece(model: str, dataset: str, coco: Path, out: Path, given: Any) -> dict[s
         return peer(model, python, dataset, coco, out, given)
     epochs = given.epochs_of[model]
     sets = [f"model.backbone={model}", f"train.seed={given.seed}"]
-    sets += [f"recipes.sample.image_size={given.size}", f"recipes.sample.batch_size={given.batch}"]
+    sets += [f"recipes.sample.image_size={given.size}"]
     sets += [f"recipes.sample.epochs.{dataset}={epochs}", *given.set]
     return ours(dataset, coco, out, sets, given.time_limit)
 
@@ -58,7 +58,7 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--epochs", default="", metavar="MODEL=N,...", help="30 where not said")
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16, help="of the peers; ours is the recipe's")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--peers", default="", help="python of an environment with ultralytics")
     parser.add_argument("--set", "-S", action="append", default=[], metavar="KEY=VALUE")
@@ -84,7 +84,7 @@ def main() -> int:
                     continue
                 given.seed = seed
                 about = {"dataset": dataset, "model": model, "epochs": epochs, "seed": seed}
-                about |= {"image_size": given.size, "batch_size": given.batch}
+                about |= {"image_size": given.size}
                 folder = Path(coco).resolve()
                 try:
                     record = piece(model, dataset, folder, store.work / name, given)

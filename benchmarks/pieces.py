@@ -103,8 +103,9 @@ def ours(
     run([*test, "--out", str(out / "test"), *options], out / "test.log")
     with (out / "train/history.csv").open(newline="") as stream:
         last = list(csv.DictReader(stream))[-1]
+    words = [word for pair in given for word in ("-S", pair)]
     return {
-        "command": ["descry", *train[3:4], dataset, *options],
+        "command": ["descry", "train", dataset, *words],
         "cpu seconds of training": round(spent, 1),
         "validation AP": float(last["val_AP"]),
         "test": figures(out / "test"),

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pieces import ROOT, OutOfTime, Store, ours
 
@@ -75,7 +75,7 @@ def main() -> int:
     for piece in pieces(given):
         if store.done(piece.name):
             continue
-        about = {"dataset": piece.dataset, "backbone": piece.backbone, "arm": piece.arm}
+        about: dict[str, Any] = {"dataset": piece.dataset, "backbone": piece.backbone, "arm": piece.arm}
         about |= {"seed": piece.seed, "set": piece.given}
         try:
             folder = store.work / piece.name

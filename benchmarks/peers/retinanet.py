@@ -63,7 +63,7 @@ def train(model: RetinaNet, index: CocoIndex, given: argparse.Namespace) -> None
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps))
     model.train()
     for epoch in range(given.epochs):
-        loader.batch_sampler.sampler.set_epoch(epoch)
+        loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]
         for batch in loader:
             images = list(batch.images.float().div(255))
             loss = sum(model(images, batch.targets).values())

@@ -7,9 +7,12 @@ Goes on where it was stopped.
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 
-from ultralytics import YOLO
+sys.modules["dvclive"] = None  # type: ignore[assignment]  # else it writes into our dvc.yaml
+
+from ultralytics import YOLO  # noqa: E402
 
 
 def as_yolo(coco: Path, out: Path) -> Path:
