@@ -75,8 +75,12 @@ def main() -> int:
     for piece in pieces(given):
         if store.done(piece.name):
             continue
-        about: dict[str, Any] = {"dataset": piece.dataset, "backbone": piece.backbone, "arm": piece.arm}
-        about |= {"seed": piece.seed, "set": piece.given}
+        about: dict[str, Any] = {
+            "dataset": piece.dataset,
+            "backbone": piece.backbone,
+            "arm": piece.arm,
+        }
+        about |= {"backbone": piece.backbone, "seed": piece.seed, "set": piece.given}
         try:
             folder = store.work / piece.name
             record = ours(piece.dataset, piece.coco, folder, piece.given, given.time_limit)

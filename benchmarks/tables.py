@@ -84,6 +84,29 @@ def study(records: Sequence[Record]) -> list[str]:
     return table(header, rows)
 
 
+def trials(records: Sequence[Record]) -> list[str]:
+    """One row per trial on the validation split."""
+    told = [name for name in records[0] if name not in ("validation", "seed")]
+    rows = []
+    for record in records:
+        found = record["validation"]
+        by_class = ", ".join(f"{ap:.3f}" for ap in found["AP by class"].values())
+        figures = [f"{found[name]:.3f}" for name in SHOWN]
+        rows.append((*(record[name] for name in told), *figures, by_class))
+    classes = ", ".join(records[0]["validation"]["AP by class"])
+    return table((*told, *SHOWN, f"AP of {classes}"), rows)
+
+
+def zoo(folder: Path) -> list[str]:
+    """One row per model that is committed."""
+    rows = []
+    for path in sorted(folder.glob("*/test.json")):
+        test = json.loads(path.read_text())["test"]
+        name = f"[{path.parent.name}](../../zoo/{path.parent.name}/README.md)"
+        rows.append((name, test["images"], test["objects"], *(f"{test[n]:.3f}" for n in SHOWN)))
+    return table(("model", "images", "objects", *SHOWN), rows)
+
+
 def where(records: Iterable[Record]) -> str:
     """The machines and versions behind the figures."""
     kinds = {json.dumps(record["machine"], sort_keys=True) for record in records}
@@ -99,10 +122,13 @@ def main() -> None:
         records = load(RESULTS / name)
         lines += ["", f"## {name.capitalize()}", ""]
         if not records:
-            lines.append("Nothing has been measured yet.")
+            lines.append(f"Nothing has been measured yet: `python benchmarks/{name}.py`.")
         for make in tables if records else ():
             lines += [*make(records), ""]
         lines += [f"Measured on {where(records)}."] if records else []
+    told = json.loads((RESULTS / "trials.json").read_text())
+    lines += ["", "## Trials of the recipe", "", told["about"], "", *trials(told["trials"])]
+    lines += ["", "## Models of the zoo, on their test splits", "", *zoo(ROOT / "zoo")]
     with replacing(ROOT / "docs/reference/results.md") as stream:
         stream.write("\n".join(lines) + "\n")
 
