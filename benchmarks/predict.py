@@ -136,11 +136,11 @@ def plain_loop(folder: Path, out: Path, model: Path) -> tuple[float, int]:
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-    from pipeline.models.detector import MEAN, STD
     from pipeline.models.saved import SavedModel
 
-    detector = SavedModel.load(model).detector
-    detector.transform = GeneralizedRCNNTransform(IMAGE_SIZE, IMAGE_SIZE, list(MEAN), list(STD))
+    saved = SavedModel.load(model)
+    detector, mean, std = saved.detector, list(saved.spec.mean), list(saved.spec.std)
+    detector.transform = GeneralizedRCNNTransform(IMAGE_SIZE, IMAGE_SIZE, mean, std)
     start, rows = time.perf_counter(), []
     with torch.inference_mode():
         for path in sorted(folder.iterdir()):

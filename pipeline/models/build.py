@@ -54,4 +54,4 @@ def build_detector(spec: DetectorSpec, *, checkpointing: bool = False) -> Detect
     """A detector with freshly drawn weights; `checkpointing` recomputes its backbone's blocks."""
     backbone = build_backbone(spec, checkpointing=checkpointing)
     head = HEADS[spec.head](spec.fpn_channels, spec.num_classes, anchor_scale=spec.anchor_scale)
-    return Detector(backbone, head, spec.fpn_channels, spec.selection)
+    return Detector(backbone, head, spec.fpn_channels, spec.selection, (spec.mean, spec.std))

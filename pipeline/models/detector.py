@@ -10,7 +10,7 @@ from pipeline.models.heads.base import Head, Targets
 from pipeline.models.params import Selection
 from pipeline.models.pyramid import Pyramid
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Colours = tuple[float, float, float]
 
 
 class Detector(nn.Module):
@@ -24,6 +24,8 @@ class Detector(nn.Module):
         Channels of the pyramid, which the head takes.
     selection : Selection
         What inference keeps.
+    normalisation : (mean, std)
+        Of the colours, RGB from 0 to 1.
     """
 
     def __init__(
@@ -31,13 +33,14 @@ class Detector(nn.Module):
         backbone: Backbone,
         head: Head,
         fpn_channels: int,
-        selection: Selection = Selection(),
+        selection: Selection,
+        normalisation: tuple[Colours, Colours],
     ) -> None:
         super().__init__()
         self.backbone = Pyramid(backbone, fpn_channels)
         self.head = head
         self.selection = selection
-        self.transform = _Normalisation()
+        self.transform = _Normalisation(*normalisation)
 
     def forward(
         self, images: list[Tensor] | Tensor, targets: Targets | None = None
@@ -76,11 +79,11 @@ class _Normalisation(GeneralizedRCNNTransform):
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
-        super().__init__(32, 32, list(MEAN), list(STD))
+    def __init__(self, mean: Colours, std: Colours) -> None:
+        super().__init__(32, 32, list(mean), list(std))
         # buffers lie where the model is: a copy in every step would wait for the GPU
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(
         self, images: list[Tensor] | Tensor, targets: None = None

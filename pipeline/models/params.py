@@ -263,9 +263,14 @@ class DetectorSpec(Selection, Scale, Model):
     Attributes
     ----------
     num_classes : int
+    mean, std : tuple of float
+        Of each colour channel (RGB from 0 to 1), subtracted and divided by: ImageNet's, or what the
+        weights were trained with that a training started from.
     """
 
     num_classes: Annotated[int, Field(ge=1)]
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
     @classmethod
     def of(
