@@ -67,10 +67,12 @@ class Train:
     """Optimisation; see `pipeline.train.optimisation` and `pipeline.train.settings`.
 
     `lr` is for `lr_batch` images a step and grows with the root of a step's images. `steps` are the
-    least updates of a run. `compile`, `channels_last` and `fused` are about speed, but change bits.
+    least updates of a run. `init` is a file of weights to start from, empty: random weights.
+    `compile`, `channels_last` and `fused` are about speed, but change bits.
     """
 
     seed: Seed = 0
+    init: str = ""
     lr: Positive = 1e-3
     lr_batch: Annotated[int, Field(ge=1)] = 16
     weight_decay: NotNegative = 0.05

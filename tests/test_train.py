@@ -52,6 +52,20 @@ def test_another_seed_gives_another_model(squares, trained, tmp_path):
     assert not equal(weights(tmp_path), weights(trained))
 
 
+def test_a_training_starts_from_given_weights_and_says_so(squares, trained, tmp_path, caplog):
+    source = trained / "model.safetensors"
+    with caplog.at_level("INFO"):
+        run(squares, tmp_path / "on", settings=changed(epochs=1, init=str(source), lr=1e-9))
+    assert "tensors filled" in caplog.text and "start anew" not in caplog.text
+    model = SavedModel.load(tmp_path / "on/model.safetensors")
+    for name, value in weights(trained).items():
+        torch.testing.assert_close(model.detector.state_dict()[name], value, rtol=0, atol=1e-6)
+    origin = SavedModel.load(source)
+    assert model.meta["initialised_from"]["sha256"] == origin.sha256
+    assert model.meta["training"]["init"] == "model.safetensors"
+    assert origin.meta["initialised_from"] == "random weights"
+
+
 def test_few_images_are_seen_more_often_where_steps_are_asked_for(squares, tmp_path):
     # Six images in batches of two are three steps an epoch: seven steps need three epochs.
     run(squares, tmp_path, settings=changed(epochs=1, steps=7))

@@ -71,6 +71,10 @@ class Source:
     std: Colours
     left_out: tuple[str, ...] = ()
 
+    def about(self) -> dict[str, str]:
+        """What a model that started from it says."""
+        return {"file": self.name, "sha256": self.sha256, "layout": self.layout}
+
     def adapt(self, spec: DetectorSpec) -> DetectorSpec:
         """The detector that normalises its images as the source did.
 

@@ -43,11 +43,19 @@ def training(run: Run) -> Markup:
     return joined(
         paragraph(
             f"{counted(run.about['epochs'], 'epoch')} over "
-            f"{counted(run.about['training_images'], 'image')}, from random weights, "
+            f"{counted(run.about['training_images'], 'image')}, from {_start(run)}, "
             f"seed {run.about['seed']}."
         ),
         charts(drawn),
     )
+
+
+def _start(run: Run) -> str:
+    """What the training started from."""
+    start = run.about.get("initialised_from", "random weights")
+    if isinstance(start, str):
+        return start
+    return f"the weights of {start['file']} (SHA-256 {start['sha256'][:12]}…)"
 
 
 def data(run: Run) -> Markup:

@@ -70,7 +70,7 @@ def _settings(params: Params, name: DatasetName) -> dict[str, Any]:
     kept = asdict(params.scale)
     kept |= kept.pop("model") | asdict(params.model) | asdict(params.train)
     kept |= asdict(params.intensity) | {"augment": params.augment[name]}
-    kept["epochs"] = kept["epochs"][name]
+    kept["epochs"], kept["init"] = kept["epochs"][name], Path(kept["init"]).name
     for key in ("backbone", "pool_layers", "concepts", "width", "copies", "seed"):
         del kept[key]
     return kept

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from math import ceil
@@ -21,6 +22,7 @@ from pipeline.data.loader import LoaderPlan, ResumableLoader, training_loader
 from pipeline.errors import DescryError
 from pipeline.models.build import build_detector
 from pipeline.models.detector import Detector
+from pipeline.models.init import ANEW, Source, fill, read_source
 from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
 from pipeline.train.callback import Shown, TrainingCallback
@@ -52,7 +54,7 @@ def train(
     machine: Machine,
     shown: Shown = lambda done, total, note: None,
 ) -> None:
-    """Train from scratch, or go on with the same run where it was interrupted.
+    """Train from random or given weights, or go on with the same run where it was interrupted.
 
     Writes ``model.safetensors``, ``last.safetensors``, ``best.safetensors``, ``history.csv``,
     ``about.json`` and ``timing.csv`` into `out`. All but the last are the same bytes however often
@@ -76,14 +78,20 @@ def train(
         raise DescryError(f"{training.path}: no training images; see {coco / 'report.json'}")
     processes = find_processes(machine.devices)
     data = data_digest([training, validation])
-    name = identity(_parameters(spec, settings, machine, processes), data)
+    init = settings.train.init
+    source = read_source(Path(init), spec.backbone) if init else None
+    spec = source.adapt(spec) if source else spec
+    given = _parameters(spec, settings, machine, processes)
+    name = identity(given | ({"init": source.sha256} if source else {}), data)
     folder = RunFolder(machine.scratch, name)
     with naming_the_disk(out), folder.claimed(out, processes.rank):
         state = folder.load()
         progress = _progress(state, processes.rank)
         loader, steps = _loader(training, settings, machine, processes, progress)
         about = describe(settings, training, data, steps, machine.device, processes.world)
-        detector = _detector(spec, settings, processes.rank)
+        about["initialised_from"] = source.about() if source else ANEW
+        classes = [label for _, label in training.categories]
+        detector = _detector(spec, settings, processes.rank, source, classes)
         validator = Validator(detector, spec, about, validation, evaluator, settings.batch_size)
         callback = TrainingCallback(progress, state, loader, validator, folder, out)
         callback.minutes, callback.shown = machine.checkpoint_minutes, shown
@@ -107,11 +115,21 @@ def _settle() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # importing it set INFO
 
 
-def _detector(spec: DetectorSpec, settings: Settings, rank: int) -> Detector:
-    """Freshly drawn weights, the same in all processes; what they draw later differs."""
+def _detector(
+    spec: DetectorSpec,
+    settings: Settings,
+    rank: int,
+    source: Source | None,
+    classes: Sequence[str],
+) -> Detector:
+    """Freshly drawn or given weights, the same in all processes; what they draw later differs."""
     seed = settings.train.seed
     L.seed_everything(seed, verbose=False)
     detector = build_detector(spec, checkpointing=settings.train.gradient_checkpointing)
+    if source is not None:
+        report = fill(detector, spec, source, classes)
+        if rank == 0:
+            log.info("%s (%s): %s", source.name, source.layout, report.text())
     if settings.train.channels_last:
         detector = detector.to(memory_format=torch.channels_last)
     if rank:

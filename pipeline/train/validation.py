@@ -77,6 +77,7 @@ def describe(
     """
     chosen = asdict(settings)
     chosen |= chosen.pop("train")
+    chosen["init"] = Path(chosen["init"]).name  # where it lies is nobody's business
     return {
         **{name: chosen[name] for name in _ON_TOP} | {"epochs": steps.epochs},
         "categories": [list(category) for category in training.categories],
