@@ -70,13 +70,12 @@ def upload(server, folder):
 
 
 def copying(transfers):
-    """What a run with DICOM results does at its end, with a copy of a picture as the result."""
+    """What a run with DICOM results does at its end, with a picture of its own as the result."""
 
     def results(folder):
-        found = dcmread(next((folder / "spool").rglob("*.dcm")))
-        found.SOPInstanceUID = found.file_meta.MediaStorageSOPInstanceUID = ROOT + "77.1"
-        (folder / "sc").mkdir()
-        found.save_as(folder / "sc" / "result.dcm")
+        (folder / "sc").mkdir(exist_ok=True)
+        picture = image_dataset(spot(), SOPInstanceUID=ROOT + "77.1")
+        save(picture, folder / "sc" / "result.dcm")
         return transfers.send(folder)
 
     return results
