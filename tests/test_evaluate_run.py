@@ -1,11 +1,14 @@
 """What `descry evaluate` and `descry compare` write, and what they refuse."""
 
 import csv
+import errno
 import json
+import os
 import re
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -119,6 +122,40 @@ def test_dvc_declares_every_file_and_every_declared_file_is_written(evaluated):
     prefix = "runs/${item.dataset}/evaluate/"
     declared = {out.removeprefix(prefix) for out in stage["outs"]}
     assert {name.split("/")[0] for name in files(evaluated / "evaluate")} == declared
+
+
+def test_a_stopped_run_leaves_the_output_as_it_was(data, tmp_path, monkeypatch):
+    run(data, tmp_path)
+    before = files(tmp_path / "evaluate")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.evaluate.run.draw_gallery", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(data, tmp_path)
+    assert files(tmp_path / "evaluate") == before
+    assert (tmp_path / "evaluate.partial/details.json").is_file()
+    (tmp_path / "evaluate.partial/old.png").write_bytes(b"of the stopped run")
+    run(data, tmp_path)
+    assert files(tmp_path / "evaluate") == before
+    assert {p.name for p in tmp_path.iterdir()} == {"evaluate", "metrics"}
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "no space left to write"), (errno.EROFS, "Read-only file system")],
+)
+def test_a_disk_that_cannot_be_written_is_named(data, tmp_path, monkeypatch, number, words):
+    broken = Mock(side_effect=OSError(number, os.strerror(number)))
+    monkeypatch.setattr("pipeline.evaluate.evaluation.write_csv", broken)
+    with pytest.raises(DescryError, match=rf"evaluate\.partial: {words}"):
+        run(data, tmp_path)
+    assert not (tmp_path / "evaluate").exists()
+
+
+def test_a_folder_of_something_else_is_not_replaced(data, tmp_path):
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate/thesis.tex").write_text("years of work")
+    with pytest.raises(DescryError, match="holds files that are not an evaluation"):
+        run(data, tmp_path)
 
 
 def test_details_say_everything_and_where_it_comes_from(evaluated):

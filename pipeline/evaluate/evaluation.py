@@ -23,6 +23,7 @@ from pipeline.evaluate.operating_point import by_threshold, rsna_score
 from pipeline.evaluate.weighted import WeightedMetrics, subgroups
 from pipeline.models.thresholds import OperatingPoint
 
+FORMAT = "descry-evaluation-1"  # in details.json, so that nothing else is ever replaced
 NO_THRESHOLD = "no operating point: give --threshold, a score chosen on other images than these"
 EMPTY = {  # headers of the tables that may have no rows
     "precision_recall.csv": ("class", "recall", "precision"),
@@ -177,6 +178,7 @@ def details(evaluation: Evaluation) -> dict[str, Any]:
     froc = evaluation.froc
     rows, error = evaluation.calibration
     return {
+        "format": FORMAT,
         "ground_truth": _ground_truth(evaluation),
         "operating_point": _operating_point(evaluation.point),
         "figures": evaluation.flat,

@@ -1,8 +1,10 @@
 """A model on its test split, or anybody's detections: figures, tables, plot data and pictures."""
 
 import logging
+import shutil
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +17,18 @@ from pipeline.data.results import iterate_results, write_results
 from pipeline.errors import DescryError
 from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
 from pipeline.evaluate.coco_metrics import self_test
-from pipeline.evaluate.evaluation import Evaluation, write_evaluation
+from pipeline.evaluate.evaluation import FORMAT, Evaluation, write_evaluation
 from pipeline.evaluate.intervals import DEFAULT, Resampling
 from pipeline.evaluate.operating_point import validate
 from pipeline.evaluate.pictures import draw_gallery, draw_pictures
 from pipeline.models.thresholds import OperatingPoint
+from pipeline.work.workspace import Kind, open_workspace
 
 if TYPE_CHECKING:
     from pipeline.models.ensemble import Ensemble  # brings torch, which files do not need
 
 log = logging.getLogger(__name__)
+EVALUATION = Kind("an evaluation", "details.json", FORMAT)
 FEW = 5  # detections, too few to tell xyxy from xywh by
 
 
@@ -72,13 +76,33 @@ def evaluate(
 
     point = model.operating_point or _chosen_point(coco, detect)
     results = detect(index)
-    write_results(out / "predictions.json", results)
     found = Predictions.of(GroundTruth.of(truth), results)
     evaluation = Evaluation(model.trained_on, path, truth, found, point, how)
-    write_evaluation(evaluation, out, metrics / f"{model.trained_on}.json")
-    draw_pictures(index, results, model.intensity, point, out / "pictures", pictures)
-    draw_gallery(index, evaluation, out / "gallery", count=gallery, intensity=model.intensity)
+    with _growing(out) as folder:
+        write_results(folder / "predictions.json", results)
+        inside = metrics.resolve() == out.resolve()
+        figures = (folder if inside else metrics) / f"{model.trained_on}.json"
+        write_evaluation(evaluation, folder, figures)
+        draw_pictures(index, results, model.intensity, point, folder / "pictures", pictures)
+        gallery_of = (index, evaluation, folder / "gallery")
+        draw_gallery(*gallery_of, count=gallery, intensity=model.intensity)
     return evaluation.flat
+
+
+@contextmanager
+def _growing(out: Path) -> Iterator[Path]:
+    """The folder to write into, which becomes `out` when the block is done.
+
+    Raises
+    ------
+    DescryError
+        When `out` holds something else, is being written by another run, or cannot be written.
+    """
+    with open_workspace(out, EVALUATION) as space:
+        shutil.rmtree(space.partial)  # what a killed run has left
+        space.state.mkdir(parents=True)
+        yield space.partial
+        space.publish()
 
 
 def _chosen_point(coco: Path, detect: Callable[[CocoIndex], list[dict]]) -> OperatingPoint:
@@ -137,9 +161,11 @@ def evaluate_files(
     point = None if threshold is None else OperatingPoint(threshold, given)
     evaluation = Evaluation(ground_truth.stem, ground_truth, coco, found, point, how)
     missing = {} if images else {"gallery": "no images: give --images, their folder"}
-    write_evaluation(evaluation, out, out / "metrics.json", missing)
-    if index is not None and point is not None:
-        draw_gallery(index, evaluation, out / "gallery", count=gallery, intensity=Intensity())
+    with _growing(out) as folder:
+        write_evaluation(evaluation, folder, folder / "metrics.json", missing)
+        if index is not None and point is not None:
+            where = folder / "gallery"
+            draw_gallery(index, evaluation, where, count=gallery, intensity=Intensity())
     return evaluation.flat
 
 
