@@ -103,6 +103,16 @@ def test_perfect_outputs_have_no_loss_and_give_the_box_back():
     assert found["labels"].tolist() == [1] and found["scores"].item() > 0.99
 
 
+def test_boxes_are_exact_also_under_autocast():
+    """8 bits hold places up to 256 only."""
+    torch.manual_seed(0)
+    head = AlignedHead(16, 2, anchor_scale=2.0)
+    sides, places = torch.randn(50, 4 * BINS), torch.rand(50, 2) * 800
+    exact = head.boxes(sides, places, torch.full((50,), 8.0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head.boxes(sides, places, torch.full((50,), 8.0)), exact)
+
+
 def test_a_batch_of_negatives_has_a_finite_loss_and_gradients():
     torch.manual_seed(0)
     head = AlignedHead(16, 2, anchor_scale=2.0)

@@ -42,6 +42,8 @@ class AlignedHead(Head):
         Not used: there are no anchors.
     """
 
+    steps: Tensor
+
     def __init__(self, channels: int, num_classes: int, *, anchor_scale: float) -> None:
         super().__init__()
         self.score_tower, self.side_tower = _tower(channels), _tower(channels)
@@ -49,8 +51,6 @@ class AlignedHead(Head):
         self.side = nn.Conv2d(channels, 4 * BINS, 3, padding=1)
         self.register_buffer("steps", torch.arange(BINS) * BIN, persistent=False)
         self.reset_parameters()
-
-    steps: Tensor
 
     def reset_parameters(self) -> None:
         """Normal of 0.01 for convolutions, and a bias that makes every score `PRIOR`."""
@@ -70,8 +70,9 @@ class AlignedHead(Head):
 
     def boxes(self, sides: Tensor, places: Tensor, strides: Tensor) -> Tensor:
         """Boxes (..., 4) xyxy in pixels: each side's mean distance (eq. 5 of GFL)."""
-        distance = sides.unflatten(-1, (4, BINS)).softmax(dim=-1) @ self.steps
-        distance = distance * strides[:, None]
+        shares = sides.unflatten(-1, (4, BINS)).softmax(dim=-1)
+        # no matrix product: autocast would round it, and boxes with it, to the 8 bits of bf16
+        distance = (shares * self.steps).sum(dim=-1) * strides[:, None]
         return torch.cat([places - distance[..., :2], places + distance[..., 2:]], dim=-1)
 
     def loss(
