@@ -533,3 +533,13 @@ def test_the_report_accounts_for_every_file_on_disk(tmp_path_factory, given):
         rows["read"]
         == sum(rows["dropped"].values()) + rows["used for boxes"] + rows["used without a box"]
     )
+
+
+def test_written_sets_open_in_pycocotools_with_masks(tmp_path):
+    coco_tools = pytest.importorskip("pycocotools.coco")
+    raw = put(tree(tmp_path / "raw", "images/a.png"), "data.yaml", YAML)
+    convert(opened("spots", put(raw, "labels/a.txt", ROW)), tmp_path / "out", **OPTIONS)
+    found = [coco_tools.COCO(str(file)) for file in (tmp_path / "out/annotations").iterdir()]
+    masks = [coco.annToMask(entry) for coco in found for entry in coco.anns.values()]
+    assert [mask.sum() for mask in masks] == [64]
+    assert masks[0].shape == (20, 40) and masks[0][6:14, 16:24].all()

@@ -132,6 +132,7 @@ class Assembly:
                     "image_id": image_id,
                     "category_id": ids[label],
                     "bbox": [x, y, width, height],
+                    "segmentation": [_outline(x, y, x + width, y + height)],
                     "iscrowd": iscrowd,
                 }
 
@@ -196,3 +197,8 @@ def walk(raw: Path) -> Iterator[str]:
         prefix = "" if relative == "." else relative + "/"
         for name in sorted(names):
             yield writable(prefix + name)
+
+
+def _outline(left: float, top: float, right: float, bottom: float) -> list[float]:
+    """The polygon of a box: readers of COCO files want one (pycocotools' annToMask)."""
+    return [left, top, right, top, right, bottom, left, bottom]
