@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from toy_source import opened
 
 from pipeline.convert import convert
+from pipeline.convert.export import write_yolo
 from pipeline.convert.formats.yolo import parse_row
 from pipeline.convert.records import Ledger, Record
 from pipeline.errors import DescryError
@@ -543,3 +545,24 @@ def test_written_sets_open_in_pycocotools_with_masks(tmp_path):
     masks = [coco.annToMask(entry) for coco in found for entry in coco.anns.values()]
     assert [mask.sum() for mask in masks] == [64]
     assert masks[0].shape == (20, 40) and masks[0][6:14, 16:24].all()
+
+
+def test_a_yolo_export_is_read_back_as_the_same_boxes(tmp_path):
+    raw = put(tree(tmp_path / "raw", *(f"images/{n}.png" for n in "abcd")), "data.yaml", YAML)
+    for name in "abc":
+        put(raw, f"labels/{name}.txt", f"{ROW}\n0 0.25 0.25 0.1 0.1\n")
+    convert(opened("spots", raw), tmp_path / "out", **OPTIONS)
+    write_yolo(tmp_path / "out", tmp_path / "yolo")
+    assert yaml.safe_load((tmp_path / "yolo/data.yaml").read_text()) == {
+        "path": ".",
+        "train": "images/train",
+        "val": "images/val",
+        "test": "images/test",
+        "names": {0: "cell", 1: "wbc"},
+    }
+    records, ledger = scan(tmp_path / "yolo")
+    found = {Path(path).stem: set(boxes_of(record)) for path, record in records.items()}
+    both = {(*BOX, "wbc"), (8.0, 4.0, 4.0, 2.0, "cell")}
+    assert found == {"a": both, "b": both, "c": both, "d": set()} and ledger.drops == []
+    with pytest.raises(DescryError, match="is not empty"):
+        write_yolo(tmp_path / "out", tmp_path / "yolo")

@@ -56,6 +56,9 @@ def convert(
     name: Name,
     raw: Annotated[Path | None, typer.Option(help="Raw folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder.")] = None,
+    to: Annotated[
+        str, typer.Option(help="Beside the output also a folder of this form: yolo.")
+    ] = "",
     params: ParamsFile = PARAMS,
     changes: Set = None,
 ) -> None:
@@ -64,7 +67,7 @@ def convert(
     dataset = _dataset(chosen, name)
     from pipeline.stages.convert import convert as run
 
-    typer.echo(run(chosen, dataset, raw, out))
+    typer.echo(run(chosen, dataset, raw, out, to))
 
 
 @app.command()
