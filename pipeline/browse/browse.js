@@ -2,6 +2,7 @@
 // The grid of pictures, its filters, and the viewer of one picture. No library: SVG draws boxes.
 
 const PAGE = 48;
+const SMALL = 30; // boxes on a small picture, at most
 const find = (selector) => document.querySelector(selector);
 const state = {
   start: 0, total: 0, images: [], at: -1, box: null, draw: 0, augmented: null,
@@ -101,11 +102,17 @@ function card(image, place) {
   const { width, height } = image;
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": true }, button);
   svg("image", { href: `/picture?i=${image.index}&side=400`, width, height }, picture);
-  drawBoxes(picture, image.boxes, false);
+  drawBoxes(picture, foremost(image.boxes), false);
   const text = element("span", image.name, button, "text");
   element("span", summary(image), text, "quiet");
   button.addEventListener("click", () => open(place));
   return button;
+}
+
+// What a small picture has room for: boxes that fit the filters, objects, surest detections.
+function foremost(boxes) {
+  const weight = (box) => (box.fits ? 2 : 0) + (box.score ?? 1);
+  return [...boxes].sort((a, b) => weight(b) - weight(a)).slice(0, SMALL);
 }
 
 function marked(image) {
@@ -116,7 +123,8 @@ function summary(image) {
   const worst = (key) => Math.max(0, ...image.boxes.filter((b) => b.fits).map((b) => b[key]));
   const order = find("#filters").elements.order.value;
   const objects = image.boxes.filter((box) => box.score === null).length;
-  const parts = [image.split, `${objects} objects`];
+  const parts = [image.split];
+  if (find("[data-do=truth]")) parts.push(`${objects} objects`);
   const others = image.boxes.length - objects;
   if (others) parts.push(`${others} detections`);
   if (order === "loss" || order === "disagreement") parts.push(`${order} ${worst(order)}`);
@@ -189,7 +197,9 @@ function zoom(factor, x, y) {
 function list() {
   const table = find("#boxes");
   const head = element("tr", "", element("thead", ""));
-  for (const name of ["", "class", "score", "kind", "loss", "disagr."]) element("th", name, head);
+  const compared = Boolean(find("[value=loss]"));
+  const names = ["", "class", "score", "kind", ...(compared ? ["loss", "disagr."] : [])];
+  for (const name of names) element("th", name, head);
   const body = element("tbody", "");
   visible(current().boxes).forEach((box, i) => {
     const chosen = box.row === state.box ? " chosen" : "";
@@ -198,8 +208,8 @@ function list() {
     row.dataset.row = box.row;
     element("th", `${i + 1}`, row);
     const kind = box.kind + (box.mark ? `, ${box.mark[0]}` : "");
-    for (const text of [box.label, box.score ?? "", kind, box.loss || "", box.disagreement || ""])
-      element("td", `${text}`, row);
+    const cells = [box.label, box.score ?? "", kind, box.loss || "", box.disagreement || ""];
+    for (const text of cells.slice(0, names.length - 1)) element("td", `${text}`, row);
   });
   table.replaceChildren(head.parentElement, body);
 }
@@ -280,7 +290,7 @@ function pressed(event) {
   if (row && event.key === "Enter") { choose(Number(row.dataset.row)); return; }
   if (event.key === "m") { event.preventDefault(); find("#mark").elements.verdict.focus(); return; }
   const name = keys[event.key];
-  if (!name || (name === "detections" && !find("[data-do=detections]"))) return;
+  if (!name || !find(`[data-do=${name}]`)) return;
   event.preventDefault();
   doing(() => actions[name]());
 }

@@ -108,6 +108,8 @@ class Collection:
     splits : tuple of str
     classes : tuple of str
     boxes : BoxTable
+    labelled : bool
+        Whether there is a ground truth.
     compared : bool
         Whether detections stand beside a ground truth, so that there are mistakes.
     """
@@ -121,6 +123,7 @@ class Collection:
                 for c in sorted(split.coco["categories"], key=lambda c: c["id"])
             )
         )
+        self.labelled = any(split.labelled for split in splits)
         self.compared = any(split.labelled and split.found is not None for split in splits)
         self.images: list[ImageEntry] = []
         parts: list[BoxTable] = []

@@ -37,6 +37,7 @@ def page(session: Session) -> str:
         kinds=[kind for code, kind in enumerate(BOX_KINDS) if code in present],
         sizes=[(size, SIZE_NAMES[size]) for size in SIZES],
         orders=[(order, ORDER_NAMES[order]) for order in orders],
+        labelled=collection.labelled,
         compared=collection.compared,
         verdicts=VERDICTS,
         scored=bool(np.isfinite(collection.boxes.score).any()),
