@@ -44,7 +44,7 @@ class Schema(Generic[T]):
         if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             return unknown_key([*self.place, *where], self._keys(where[:-1]))
         if item["type"] in ("missing", "missing_keyword_only_argument"):
-            return f"{key} is missing: must be {self._allowed(where)}"
+            return f"{key} is missing: must be {self.allowed(where)}"
         if item["type"] == "dict_type":
             return f"{key} = {value!r} must be a group with a key for each dataset"
         if item["type"] in ("dataclass_type", "dataclass_exact_type"):

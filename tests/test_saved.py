@@ -10,8 +10,10 @@ import pytest
 import torch
 from predict_factory import META, tiny_model
 from safetensors.torch import load, save
+from typer.testing import CliRunner
 
 from pipeline import __version__
+from pipeline.cli import app
 from pipeline.errors import DescryError
 from pipeline.models import storage
 from pipeline.models.build import BACKBONES, build_detector
@@ -164,3 +166,12 @@ def test_weights_alone_say_what_they_are_good_for(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(save({"a": torch.zeros(1)}))
     with pytest.raises(DescryError, match=r"train\.init=.*w\.safetensors"):
         SavedModel.load(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("number", FILES)
+def test_show_says_what_a_model_is(number):
+    result = CliRunner().invoke(app, ["show", str(FILES[number])])
+    for line in (f"format: {number}", "detector.width: 8", "dataset: toy", "score_threshold: 0.3"):
+        assert line in result.output.splitlines()
+    result = CliRunner().invoke(app, ["show", "--json", str(FILES[number])])
+    assert json.loads(result.output)["categories"] == [[1, "spot"], [2, "other"]]

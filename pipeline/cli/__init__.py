@@ -17,6 +17,7 @@ from pipeline.cli.browse import browse
 from pipeline.cli.doctor import doctor
 from pipeline.cli.init import init
 from pipeline.cli.predict import predict
+from pipeline.cli.show import show
 from pipeline.config import DatasetName, Params, load_params
 from pipeline.errors import DescryError
 
@@ -175,6 +176,7 @@ app.command()(predict)
 app.command()(doctor)
 app.command()(browse)
 app.command()(init)
+app.command()(show)
 
 
 @app.command()
