@@ -80,16 +80,16 @@ def test_filters_choose_and_survive_a_reload(open_page):
     assert names(page) == ["4.png", "1.png", "2.png", "3.png"] and "token" not in page.url
     with page.expect_response("**/images?*"):
         page.select_option("[name=order]", "loss")
-    page.wait_for_function("document.querySelector('.card .text').firstChild.data === '2.png'")
+    page.wait_for_selector(".card:first-child:has-text('2.png')")
     with page.expect_response("**/images?*"):
         page.select_option("[name=kind]", "background")
-    page.wait_for_function("document.querySelectorAll('.card').length === 1")
+    page.wait_for_selector(".card:only-child")
     page.reload()
     page.wait_for_selector(".card")
     assert names(page) == ["3.png"] and page.input_value("[name=order]") == "loss"
     with page.expect_response("**/images?*"):
         page.click("button[type=reset]")
-    page.wait_for_function("document.querySelectorAll('.card').length === 4")
+    page.wait_for_selector(".card:nth-child(4)")
 
 
 def test_a_picture_is_looked_at_with_the_keyboard_and_marked(open_page, served):
@@ -122,7 +122,7 @@ def test_a_picture_is_looked_at_with_the_keyboard_and_marked(open_page, served):
     assert (target.file_name, target.name, target.annotation_id) == ("1.png", "clump", "12")
     assert mark == ("wrong class", "a single one")
     page.locator("#boxes tbody tr").first.press("ArrowRight")
-    page.wait_for_function("document.querySelector('#name').textContent === '2.png'")
+    page.wait_for_selector("#name:has-text('2.png')")
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
     assert page.locator(".card.marked").count() == 1
