@@ -103,7 +103,7 @@ def check_changes(words: list[str]) -> None:
     """The `-S KEY=VALUE` of a command are accepted; `0,1,2` are values of a queue."""
     changes = []
     for flag, change in pairwise(words):
-        key, _, value = change.partition("=")
+        key, _, value = change.removeprefix("+").partition("=")  # DVC's sign for a new key
         placeholder = "my_" in key or re.search(r"\b[A-Z]+\b|\$", value)
         if flag in ("-S", "--set") and not placeholder:
             values = value.split(",") if "--queue" in words else [value]
