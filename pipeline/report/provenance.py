@@ -141,10 +141,10 @@ def _without_files(tokens: list[Token]) -> list[Token]:
 
 def model_and_cost(run: Run) -> Markup:
     """What the detector is, how large it is, and what it takes to run."""
-    from pipeline.models.params import DetectorSpec
+    from pipeline.models.params import DetectorSpec, checked
     from pipeline.profile.count import NOT_COUNTED, count  # brings torch, which nothing else needs
 
-    spec = DetectorSpec(**run.about["detector"])
+    spec = checked(DetectorSpec, run.about["detector"], "about.json", "detector")
     side = run.about["image_size"]
     counts = count(spec, side)
     cost = {
