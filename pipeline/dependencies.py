@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent  # the package, wherever it is installed
 # Of dvc.yaml, and where each begins. Conversion opens its readers by name, so all of it counts;
 # elsewhere what a dataset says of itself does not: its values stand in params.yaml.
 STAGES = {
+    "check": ("pipeline.config",),
     "convert": ("pipeline.stages.convert", "pipeline.convert.*"),
     "train": ("pipeline.stages.train",),
     "evaluate": ("pipeline.stages.evaluate",),

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -42,7 +42,8 @@ class Schema(Generic[T]):
         where = [str(part) for part in item["loc"]]
         key, value = ".".join([*self.place, *where]), item["input"]
         if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            return unknown_key([*self.place, *where], self._keys(where[:-1]))
+            elsewhere = [path for path in self._paths() if where[-1] == path.split(".")[-1]]
+            return unknown_key([*self.place, *where], self._keys(where[:-1]), elsewhere)
         if item["type"] in ("missing", "missing_keyword_only_argument"):
             return f"{key} is missing: must be {self.allowed(where)}"
         if item["type"] == "dict_type":
@@ -53,6 +54,14 @@ class Schema(Generic[T]):
 
     def _keys(self, where: Sequence[str]) -> list[str]:
         return list(self._at(where).get("properties", {}))
+
+    def _paths(self, *where: str) -> Iterator[str]:
+        """All keys below a path of keys, with dots; DATASET for a key for each dataset."""
+        node = self._at(where)
+        for key in node.get("properties", {}):
+            yield from self._paths(*where, key)
+        if where:
+            yield ".".join([*self.place, *where])
 
     def _at(self, where: Sequence[str]) -> dict[str, Any]:
         """The JSON schema of the value at a path of keys."""
@@ -88,9 +97,15 @@ def _words(node: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def unknown_key(where: Sequence[str], known: Iterable[str]) -> str:
-    """Why the last of the keys cannot be used, and what may have been meant."""
-    close = difflib.get_close_matches(where[-1], list(known), 1)
-    hint = f" Did you mean {'.'.join([*where[:-1], close[0]])}?" if close else ""
+def unknown_key(where: Sequence[str], known: Iterable[str], elsewhere: Sequence[str] = ()) -> str:
+    """Why the last of the keys cannot be used, and what may have been meant.
+
+    `elsewhere` are keys of the same name in other groups.
+    """
+    close = [
+        ".".join([*where[:-1], key]) for key in difflib.get_close_matches(where[-1], list(known), 1)
+    ]
+    meant = [*elsewhere, *close]
+    hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
     allowed = ", ".join(known) or "none"
     return f"{'.'.join(where)} is not a known key.{hint} Known here: {allowed}"

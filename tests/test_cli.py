@@ -51,6 +51,7 @@ def test_a_dataset_is_converted_outside_of_the_project(yolo):
         (("evaluate", "nih", "--checkpoint", "no.pt"), "no.pt: no such checkpoint"),
         (("predict", "raw", "-o", "o", "--checkpoint", "no.pt"), "no.pt: no such checkpoint"),
         (("report", "nowhere"), "no evaluated dataset"),
+        (("compare", "raw", "raw"), "raw/details.json: not readable ([Errno 2] No such file"),
     ],
 )
 def test_a_wrong_call_ends_with_2_and_says_what_to_do(yolo, arguments, words):
@@ -58,3 +59,57 @@ def test_a_wrong_call_ends_with_2_and_says_what_to_do(yolo, arguments, words):
     assert done.returncode == 2, done.stdout + done.stderr
     assert words in done.stderr and "Traceback" not in done.stderr
     assert not (yolo / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "meant"),
+    [
+        ("model.pol_layers=3", "model.pool_layers"),
+        ("epochs=3", "recipes.sample.epochs or recipes.paper.epochs"),
+        ("lr=0.1", "train.lr"),
+    ],
+)
+def test_a_misspelt_or_misplaced_key_leads_to_the_right_one(yolo, change, meant):
+    done = descry("train", "rsna", "-S", change, cwd=yolo)
+    assert done.returncode == 2 and f"Did you mean {meant}?" in done.stderr
+
+
+IMPORTED = """
+import sys
+from pipeline.cli import main
+try:
+    main()
+finally:
+    print(*sorted({"torch", "cv2", "pydicom"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--help",), 0),
+        (("train", "--help"), 0),
+        (("predict", "nowhere", "-o", "o", "--checkpoint", "no"), 2),
+        (("explain", "raw", "-o", "o", "--checkpoint", "no"), 2),
+        (("train", "nih", "--coco", "nowhere"), 2),
+        (("evaluate", "nih", "--checkpoint", "no"), 2),
+        (("evaluate", "nih", "-S", "model.pool_layers=99"), 2),
+    ],
+)
+def test_help_and_refusals_import_nothing_that_takes_time(yolo, arguments, code):
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", IMPORTED, *arguments]
+    done = subprocess.run(command, cwd=yolo, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (code, "")
+
+
+def test_debug_shows_the_traceback(yolo):
+    done = descry("--debug", "convert", "nhi", cwd=yolo)
+    assert "Traceback" in done.stderr and "unknown dataset 'nhi'" in done.stderr
+
+
+def test_an_error_of_the_system_names_its_file(yolo):
+    (yolo / "coco").write_text("in the way")
+    done = descry("convert", "brain-tumor", "--raw", "raw", "--out", "coco/here", cwd=yolo)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "coco" in done.stderr and "File exists" in done.stderr

@@ -1,32 +1,40 @@
 """The command line: thin, and quick to say no.
 
-Exit codes: 0 all well; 1 the run finished but something in it failed (see its failures list);
-2 the call, the parameters or the data are wrong, with a message that says what to do; 130 it was
-interrupted.
+Exit codes: 0 all well; 1 the run finished but something in it failed (see its failures list), or a
+fault of ours, with a traceback; 2 the call, the parameters, the data or a disk are wrong, with a
+message that says what to do; 130 it was interrupted. Whatever takes time to import is imported in
+the commands, after what can be checked without it.
 """
 
+import json
 import logging
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline import __version__
 from pipeline.cli.browse import browse
 from pipeline.cli.doctor import doctor
+from pipeline.cli.experiment import check, exp
 from pipeline.cli.init import init
+from pipeline.cli.paths import CHECKPOINT, there
 from pipeline.cli.predict import predict
 from pipeline.cli.show import show
-from pipeline.config import DatasetName, Params, load_params
 from pipeline.errors import DescryError
+
+if TYPE_CHECKING:
+    from pipeline.config import DatasetName, Params
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Detection of things that are hard to see.",
+    epilog="Exit status: 0 all well; 1 something in it failed, see its list of failures; 2 the "
+    "call, the parameters, the data or a disk are wrong; 130 interrupted.",
 )
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.")]
@@ -38,15 +46,22 @@ Name = Annotated[
     str,
     typer.Argument(metavar="NAME", help="ccellbio, cod10k, brain_tumor, nih, rsna or your own"),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 PARAMS = Path("params.yaml")
 INTERRUPTED = 130  # exit status of Ctrl-C, as shells have it (128 + SIGINT)
+DEBUG = "DESCRY_DEBUG"  # set: errors with their traceback
 
 
 @app.callback(invoke_without_command=True)
 def about(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=DEBUG, help="Show errors with their traceback.")
+    ] = False,
 ) -> None:
     """Say who we are."""
+    if debug:
+        os.environ[DEBUG] = "1"
     if version:
         typer.echo(f"descry {__version__}")
         raise typer.Exit
@@ -64,7 +79,7 @@ def convert(
     changes: Set = None,
 ) -> None:
     """Convert a dataset's raw files to COCO JSON, images and a report."""
-    chosen = load_params(params, changes or ())
+    chosen = _params(params, changes)
     dataset = _dataset(chosen, name)
     from pipeline.stages.convert import convert as run
 
@@ -80,8 +95,9 @@ def train(
     changes: Set = None,
 ) -> None:
     """Train a detector from scratch on a converted dataset."""
-    chosen = load_params(params, changes or ())
+    chosen = _params(params, changes)
     dataset = _dataset(chosen, name)
+    there(coco)
     from pipeline.stages.train import train as run
 
     typer.echo(f"model: {run(chosen, dataset, coco, out)}")
@@ -103,18 +119,22 @@ def evaluate(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="With --gt: folder, for a gallery.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder.")] = None,
+    as_json: AsJson = False,
     params: ParamsFile = PARAMS,
     changes: Set = None,
 ) -> None:
     """How good a trained model is on its test split, or anybody's detections on anybody's truth."""
-    chosen = load_params(params, changes or ())
+    chosen = _params(params, changes)
     ours, theirs = (name, coco, checkpoint or None), (gt, predictions, threshold, images)
     if name and not any(v is not None for v in theirs):
         dataset = _dataset(chosen, name)
+        there(coco)
+        there(*(checkpoint or ()), what=CHECKPOINT)
         from pipeline.stages.evaluate import evaluate as run
 
         figures = run(chosen, dataset, coco, checkpoint or (), out)
     elif gt is not None and predictions is not None and ours == ("", None, None):
+        there(gt, predictions, images)
         from pipeline.stages.evaluate import evaluate_files
 
         figures = evaluate_files(chosen, gt, predictions, threshold, images, out)
@@ -123,6 +143,9 @@ def evaluate(
             "evaluate: give either NAME (with --coco, --checkpoint) or both --gt and "
             "--predictions (with --threshold, --images)"
         )
+    if as_json:
+        typer.echo(json.dumps(figures, indent=1))
+        return
     shown = ("AP", "AP50", "AP75", "AR100", "sensitivity_at_1fp", "image_auc")
     typer.echo(", ".join(f"{k} {'n/a' if figures[k] is None else figures[k]}" for k in shown))
 
@@ -135,14 +158,18 @@ def compare(
         Path | None, typer.Option(help="COCO ground truth; default: the dataset's test split.")
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder.")] = None,
+    as_json: AsJson = False,
     params: ParamsFile = PARAMS,
     changes: Set = None,
 ) -> None:
     """Is B better than A? Differences with intervals and p-values, paired by patient."""
-    chosen = load_params(params, changes or ())
+    chosen = _params(params, changes)
+    there(a, b, gt)
+    from pipeline.evaluate.compare import as_text
     from pipeline.stages.compare import compare as run
 
-    typer.echo(run(chosen, a, b, gt, out))
+    result = run(chosen, a, b, gt, out)
+    typer.echo(json.dumps(result, indent=1) if as_json else as_text(result))
 
 
 @app.command()
@@ -160,11 +187,11 @@ def report(
     changes: Set = None,
 ) -> None:
     """Pages to look at: figures, pictures, curves; one per dataset, or several runs compared."""
-    chosen = load_params(params, changes or ())
+    chosen = _params(params, changes)
     if grid:
         from pipeline.stages.grid import grid as table
 
-        written = load_params(params)
+        written = _params(params)
         typer.echo(table(chosen, written, changes or (), runs or [], out), nl=False)
     else:
         from pipeline.stages.report import report as run
@@ -172,6 +199,8 @@ def report(
         typer.echo(run(chosen, runs or [], out, only), nl=False)
 
 
+app.command()(check)
+app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(exp)
 app.command()(predict)
 app.command()(doctor)
 app.command()(browse)
@@ -194,6 +223,8 @@ def explain(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Draw what a model computes for an image, or how two models differ."""
+    there(*sources)
+    there(checkpoint, against, what=CHECKPOINT)
     from pipeline.explain.compare import compare
     from pipeline.explain.run import explain as run
     from pipeline.models.saved import SavedModel
@@ -267,7 +298,13 @@ def profile(
     typer.echo(markdown(report))
 
 
-def _dataset(params: Params, name: str) -> DatasetName:
+def _params(path: Path, changes: list[str] | None = None) -> "Params":
+    from pipeline.config import load_params
+
+    return load_params(path, changes or ())
+
+
+def _dataset(params: "Params", name: str) -> "DatasetName":
     """Accept `brain-tumor` for `brain_tumor`, refuse what is unknown."""
     plain = name.replace("-", "_").lower()
     if plain in params.known:
@@ -278,13 +315,22 @@ def _dataset(params: Params, name: str) -> DatasetName:
     )
 
 
+def _words(error: Exception) -> str:
+    """What an error says; of the system's errors the file and the reason."""
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    return str(error)
+
+
 def main() -> None:
     """Entry point of the `descry` command."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         app()
-    except DescryError as error:
-        typer.echo(f"error: {error}", err=True)
+    except (DescryError, OSError) as error:
+        if os.environ.get(DEBUG):
+            raise
+        typer.echo(f"error: {_words(error)}", err=True)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import load_params
+from pipeline.cli.paths import CHECKPOINT, there
 from pipeline.errors import DescryError
 
 
@@ -46,6 +46,10 @@ def browse(
         raise DescryError("browse: give either --predictions or --checkpoint")
     if review.suffix != ".csv":
         raise DescryError(f"--review {review}: must be a file that ends in .csv")
+    there(images, predictions)
+    there(checkpoint, what=CHECKPOINT)
+    from pipeline.config import load_params
+
     chosen = load_params(params, changes or ())
     from pipeline.stages.browse import BrowseOptions
     from pipeline.stages.browse import browse as prepare

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.paths import CHECKPOINT, there
 from pipeline.errors import DescryError
 
 READ, LOOK, WRITE, ARCHIVE = "Reading", "Detecting", "Results", "Archives"
@@ -142,6 +143,8 @@ def predict(
     ] = 50.0,
 ) -> None:
     """Detect in DICOM or ordinary images. Research use only."""
+    there(source)
+    there(checkpoint, what=CHECKPOINT)
     from pipeline.archive.address import parse_address
     from pipeline.archive.query import parse_query
     from pipeline.archive.transfer import Transfers

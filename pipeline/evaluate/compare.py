@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.atomic import write_csv, write_json
 from pipeline.data.coco import load_coco
-from pipeline.errors import DescryError
+from pipeline.errors import DescryError, first_line
 from pipeline.evaluate.coco_arrays import GroundTruth
 from pipeline.evaluate.coco_matching import Limit, Matches, match
 from pipeline.evaluate.coco_metrics import rounded
@@ -150,7 +150,7 @@ def _details(run: Path) -> dict[str, Any]:
         content["ground_truth"]["sha256"], content["operating_point"]["threshold"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DescryError(
-            f"{path}: not readable ({error!r}): give a folder of `descry evaluate NAME`"
+            f"{path}: not readable ({first_line(error)}): give a folder of `descry evaluate NAME`"
         ) from None
     return content
 
