@@ -1,6 +1,8 @@
 """The journal and the growing folder of a long run, and what it says of its progress."""
 
+import errno
 import logging
+import os
 
 import pytest
 
@@ -8,7 +10,7 @@ from pipeline.errors import DescryError
 from pipeline.work import progress
 from pipeline.work.journal import Journal
 from pipeline.work.progress import Progress
-from pipeline.work.workspace import Kind, Workspace, open_workspace
+from pipeline.work.workspace import UNFINISHED, Kind, Workspace, filling, open_workspace
 
 KIND = Kind("a conversion", "report.json", "descry conversion")
 
@@ -151,6 +153,48 @@ def test_entries_are_read_back_and_cut(tmp_path):
         assert (journal.lines, len(journal)) == (3, 1)
         journal.cut(0)
         assert list(journal.entries()) == [] and journal.find("a" * 32) is None
+
+
+# --- folders that are filled under final names ---
+
+
+def test_a_folder_is_marked_until_all_is_there(tmp_path):
+    out = tmp_path / "new" / "out"
+    with filling(out):
+        (out / "a.csv").touch()
+        refused = pytest.raises(DescryError, match="another run is writing there")
+        with refused, filling(out):
+            pass
+        assert (out / UNFINISHED).exists()
+    assert [path.name for path in out.iterdir()] == ["a.csv"]
+
+
+def test_what_was_stopped_stays_marked_and_may_begin_again(tmp_path):
+    for error in (KeyboardInterrupt, ZeroDivisionError):
+        with pytest.raises(error), filling(tmp_path):
+            (tmp_path / "a.csv").write_text("1")
+            raise error
+        assert (tmp_path / UNFINISHED).exists()
+    with filling(tmp_path):
+        pass
+    with pytest.raises(DescryError), filling(tmp_path):
+        raise DescryError("refused before anything was written")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "no space left to write"),
+        (errno.EROFS, "a.csv: Read-only file system"),
+        (errno.EACCES, "a.csv: Permission denied"),
+    ],
+)
+def test_what_cannot_be_written_is_told(tmp_path, number, said):
+    with pytest.raises(DescryError, match=said), filling(tmp_path):
+        raise OSError(number, os.strerror(number), "a.csv")
+    with pytest.raises(ConnectionError), filling(tmp_path):
+        raise ConnectionError("is no matter of the folder")
 
 
 # --- progress ---

@@ -14,6 +14,7 @@ from pipeline.models.saved import SavedModel
 from pipeline.stages import DATASETS, RUNS
 from pipeline.stages.compare import resampling
 from pipeline.stages.machine import loader_workers, pick_device
+from pipeline.work.workspace import filling
 
 
 def evaluate(
@@ -30,17 +31,19 @@ def evaluate(
         for path in checkpoints or [RUNS / name / "train/model.safetensors"]
     ]
     selection = Selection(**{f.name: getattr(chosen, f.name) for f in fields(Selection)})
-    return run(
-        Ensemble(models, selection, chosen.suppression, chosen.tta),
-        coco or DATASETS / name / "coco",
-        out or RUNS / name / "evaluate",
-        RUNS / "metrics" if out is None else out,
-        pictures=chosen.pictures,
-        gallery=chosen.gallery,
-        batch_size=params.scale.batch_size,
-        workers=loader_workers(params, device),
-        how=resampling(params),
-    )
+    out, metrics = out or RUNS / name / "evaluate", RUNS / "metrics" if out is None else out
+    with filling(out):
+        return run(
+            Ensemble(models, selection, chosen.suppression, chosen.tta),
+            coco or DATASETS / name / "coco",
+            out,
+            metrics,
+            pictures=chosen.pictures,
+            gallery=chosen.gallery,
+            batch_size=params.scale.batch_size,
+            workers=loader_workers(params, device),
+            how=resampling(params),
+        )
 
 
 def evaluate_files(
@@ -52,12 +55,14 @@ def evaluate_files(
     out: Path | None,
 ) -> dict[str, Any]:
     """Evaluate anybody's detections; return the metrics."""
-    return run_files(
-        gt,
-        predictions,
-        out or Path("evaluation"),
-        threshold=threshold,
-        images=images,
-        gallery=params.evaluate.gallery,
-        how=resampling(params),
-    )
+    out = out or Path("evaluation")
+    with filling(out):
+        return run_files(
+            gt,
+            predictions,
+            out,
+            threshold=threshold,
+            images=images,
+            gallery=params.evaluate.gallery,
+            how=resampling(params),
+        )

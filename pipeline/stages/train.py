@@ -1,5 +1,6 @@
 """A detector trained from scratch on one converted dataset."""
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.train.processes import find_processes
 from pipeline.train.run import train as run
 from pipeline.train.settings import Machine, Settings
 from pipeline.work.progress import Progress
+from pipeline.work.workspace import filling
 
 
 def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None) -> Path:
@@ -23,7 +25,10 @@ def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None
     spec, settings = detector_spec(params, coco), train_settings(params, name)
     machine = train_machine(params, device)
     first = find_processes(machine.devices).rank == 0
-    with Progress(f"train {name}", "steps", shown=first) as progress:
+    with (
+        filling(out) if first else nullcontext(),  # of several processes one writes
+        Progress(f"train {name}", "steps", shown=first) as progress,
+    ):
         run(coco, out, spec, settings, validate, machine, progress)
     return out / "model.safetensors"
 

@@ -1,9 +1,11 @@
 """The folder in which an output grows, and the moment it becomes the output.
 
 ``OUT.partial`` becomes ``OUT`` in one rename when all is written, so that `OUT` is complete or
-absent. A run that was stopped finds there what is finished.
+absent. A run that was stopped finds there what is finished. Where an output shares its folder with
+other files, `filling` marks the folder instead, until all is there.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -15,6 +17,9 @@ from pathlib import Path
 
 from pipeline.atomic import unwritable
 from pipeline.errors import DescryError
+
+UNFINISHED = "UNFINISHED"  # the mark of `filling`
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,7 @@ def open_workspace(out: Path, kind: Kind) -> Iterator[Workspace]:
     space = Workspace(out.resolve())
     try:
         space.out.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(space):
+        with _locked(space.lock, space.out):
             _recover(space)
             _check_replaceable(space.out, kind)
             space.state.mkdir(parents=True, exist_ok=True)
@@ -133,29 +138,66 @@ def _recover(space: Workspace) -> None:
 
 
 @contextmanager
-def _locked(space: Workspace) -> Iterator[None]:
-    """Hold the lock file beside the output; the system frees it when the process ends."""
-    descriptor = _take(space)
+def filling(out: Path) -> Iterator[None]:
+    """Hold a folder while files are written into it under their own names.
+
+    Until the block has succeeded there is a file ``UNFINISHED`` in it, which is the lock as well.
+    It goes, too, when the block has failed before anything was written.
+
+    Raises
+    ------
+    DescryError
+        When another run writes there, or nothing can be written.
+    """
+    mark = out / UNFINISHED
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _locked(mark, out, keep=True):
+            os.utime(mark)
+            try:
+                yield
+            except BaseException:
+                if not _changed_since(mark):
+                    mark.unlink()
+                raise
+            mark.unlink()
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise DescryError(unwritable(error, out)) from error
+
+
+def _changed_since(mark: Path) -> bool:
+    """Whether a file beside the mark is newer."""
+    begun = mark.stat().st_mtime_ns
+    files = (path for path in mark.parent.rglob("*") if path.is_file() and path != mark)
+    return any(path.stat().st_mtime_ns >= begun for path in files)
+
+
+@contextmanager
+def _locked(lock: Path, out: Path, keep: bool = False) -> Iterator[None]:
+    """Hold a lock file; the system frees it when the process ends. `keep` leaves it there."""
+    descriptor = _take(lock, out)
     try:
         yield
     finally:
-        space.lock.unlink(missing_ok=True)
+        if not keep:
+            lock.unlink(missing_ok=True)
         os.close(descriptor)
 
 
-def _take(space: Workspace) -> int:
+def _take(lock: Path, out: Path) -> int:
     """Open and lock the file; again if it was removed in between by the run that held it."""
     while True:
-        descriptor = os.open(space.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             raise DescryError(
-                f"--out {space.out}: another run is writing there; wait for it or give another "
-                f"folder"
+                f"--out {out}: another run is writing there; wait for it or give another folder"
             ) from None
         with suppress(FileNotFoundError):
-            if os.fstat(descriptor).st_ino == space.lock.stat().st_ino:
+            if os.fstat(descriptor).st_ino == lock.stat().st_ino:
                 return descriptor
         os.close(descriptor)
