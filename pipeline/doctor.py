@@ -15,7 +15,7 @@ from pipeline.dicom.read.decoders import PLUGINS
 from pipeline.dicom.read.probe import SYNTAXES, probe
 from pipeline.errors import DescryError
 from pipeline.models.thresholds import OperatingPoint
-from pipeline.predict.versions import versions
+from pipeline.predict.plan import versions
 from pipeline.profile.table import cpu_model
 
 NEEDED_GIB = 1.0  # of free disk, below which a run is not worth starting

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.errors import DescryError
 from pipeline.predict import sources
-from pipeline.predict.discover import find_files
 from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder, survey
+from pipeline.predict.sources import find_files
 
 HERE = Options(workers=0)
 

@@ -14,8 +14,7 @@ from pipeline.data import images
 from pipeline.data.geometry import unscaled
 from pipeline.data.intensity import Intensity
 from pipeline.predict import decode
-from pipeline.predict.batches import Batches
-from pipeline.predict.budget import Budget
+from pipeline.predict.batches import Batches, Budget
 from pipeline.predict.decode import Reader, Reduction, confine, ended
 from pipeline.predict.options import Options
 from pipeline.predict.records import Ended, FileResult, FrameResult, Opened, Picture

@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.dicom.pseudonym import Pseudonyms
 from pipeline.errors import DescryError
-from pipeline.predict.options import Objects, Options
-from pipeline.predict.privacy import read_key
+from pipeline.predict.options import Objects, Options, read_key
 from pipeline.predict.run import predict_folder, survey
 from pipeline.predict.select import Filters
 

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from predict_factory import BrightSpots, rows_of, spot
 
 from pipeline.predict.options import Options
-from pipeline.predict.order import Place, in_order
 from pipeline.predict.run import predict_folder
+from pipeline.predict.select import Place, in_order
 
 AXIAL, SAGITTAL = [1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1]
 

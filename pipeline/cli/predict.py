@@ -148,8 +148,7 @@ def predict(
     from pipeline.archive.address import parse_address
     from pipeline.archive.query import parse_query
     from pipeline.archive.transfer import Transfers
-    from pipeline.predict.options import Objects, Options, object_options
-    from pipeline.predict.privacy import read_key
+    from pipeline.predict.options import Objects, Options, object_options, read_key
     from pipeline.predict.select import Filters
 
     if (source is None) != bool(origin):

@@ -1,6 +1,7 @@
 """Frames in, detections out: batches across files, on threads of their own."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -12,12 +13,12 @@ import numpy as np
 
 from pipeline.data.intensity import Intensity
 from pipeline.data.results import BOX_DECIMALS, SCORE_DECIMALS
-from pipeline.predict.budget import Budget, Held
 from pipeline.predict.records import Ended, FileResult, FrameResult, Picture
 
 # Calls of the model at a time. Decoding and computing never take equally long, so that with one
 # call the cores of one wait for the other; a second call fills them.
 MODEL_THREADS = 2
+BUDGET = 256 * 2**20  # bytes of pixels that a run holds; one picture may always
 
 
 class ImageDetections(Protocol):
@@ -84,6 +85,76 @@ class TrainedModel(Protocol):
     def detect(self, images: Sequence[np.ndarray]) -> Sequence[ImageDetections]:
         """Find objects in 8-bit images (H, W) or (H, W, 3) of any sizes."""
         ...
+
+
+class Budget:
+    """So many bytes may be held at a time.
+
+    Parameters
+    ----------
+    limit : int
+        In bytes. What is larger by itself is let in when nothing else is held.
+    """
+
+    def __init__(self, limit: int = BUDGET) -> None:
+        self.limit, self.held = limit, 0
+        self._change = threading.Condition()
+
+    def has_room(self, size: int) -> bool:
+        """Whether `take` would not have to wait."""
+        with self._change:
+            return self._fits(size)
+
+    def take(self, size: int) -> None:
+        """Hold so many bytes more; waits until there is room."""
+        with self._change:
+            self._change.wait_for(lambda: self._fits(size))
+            self.held += size
+
+    def give_back(self, size: int) -> None:
+        """Hold so many bytes less."""
+        with self._change:
+            self.held -= size
+            self._change.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        return self.held == 0 or self.held + size <= self.limit
+
+
+class Held:
+    """The pixels of a picture, for as long as they are needed.
+
+    Parameters
+    ----------
+    picture : Picture
+        Its bytes were taken from `budget`.
+    budget : Budget
+
+    Attributes
+    ----------
+    pixels, drawn : array or None
+        What the model looks at, and what is drawn.
+    """
+
+    def __init__(self, picture: Picture, budget: Budget) -> None:
+        self.fit = picture.fit
+        self.pixels: np.ndarray | None = picture.pixels
+        self.drawn = picture.whole
+        self._budget, self._size = budget, picture.nbytes
+
+    def seen(self) -> None:
+        """The model has it: only what is drawn is needed still."""
+        self.pixels = None
+        self._keep(0 if self.drawn is None else self.drawn.nbytes)
+
+    def drop(self) -> None:
+        """Nothing of it is needed any more."""
+        self.pixels = self.drawn = None
+        self._keep(0)
+
+    def _keep(self, size: int) -> None:
+        self._budget.give_back(self._size - size)
+        self._size = size
 
 
 @dataclass(slots=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.dicom import WRONG_HEADER
-from pipeline.predict.batches import Batches, model_threads
-from pipeline.predict.budget import Budget
+from pipeline.predict.batches import Batches, Budget, model_threads
 from pipeline.predict.decode import BURNED_IN, Message, ended
 from pipeline.predict.formats.overlays import Overlays
 from pipeline.predict.plan import Plan

@@ -25,9 +25,8 @@ from pipeline.dicom.read.header import Header, read_header
 from pipeline.dicom.read.parse import looks_like_dicom
 from pipeline.dicom.read.pixels import frames
 from pipeline.dicom.read.stored import frame_count
-from pipeline.predict.order import Place, place_of
 from pipeline.predict.records import Ended, Opened, Picture
-from pipeline.predict.select import Filters, rejected_by
+from pipeline.predict.select import Filters, Place, place_of, rejected_by
 from pipeline.predict.sources import (
     DAMAGED,
     SUFFIX,

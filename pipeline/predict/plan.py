@@ -10,15 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pipeline import versions as installed
 from pipeline.dicom.pseudonym import Pseudonyms
 from pipeline.models.thresholds import OperatingPoint, doubts
 from pipeline.predict.batches import TrainedModel
 from pipeline.predict.decode import Reader, Reduction
-from pipeline.predict.discover import root_of
 from pipeline.predict.options import Options
 from pipeline.predict.records import Opened
-from pipeline.predict.sources import fingerprint
-from pipeline.predict.versions import versions
+from pipeline.predict.sources import fingerprint, root_of
 from pipeline.predict.windows import Windows
 
 
@@ -130,3 +129,22 @@ class Plan:
             series=uid(opened.series),
             instance=uid(opened.instance),
         )
+
+
+_PACKAGES = (
+    "numpy",
+    "pillow",
+    "pydicom",
+    "pyjpegls",
+    "pylibjpeg",
+    "pylibjpeg-openjpeg",
+    "pylibjpeg-rle",
+    "python-gdcm",
+    "torch",
+    "torchvision",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return name -> version of Python, of this package and of what decodes and computes."""
+    return installed.versions(_PACKAGES)

@@ -12,15 +12,15 @@ from pipeline.atomic import write_json
 from pipeline.predict.batches import TrainedModel
 from pipeline.predict.chunks import Chunks
 from pipeline.predict.decode import Reader, Task, confine, ended
-from pipeline.predict.discover import find_files, of_shard
 from pipeline.predict.formats import DICOM, FORMATS
 from pipeline.predict.formats.account import tally
 from pipeline.predict.formats.format import MARK, Finished
 from pipeline.predict.options import Options
-from pipeline.predict.order import Place, in_order
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import FileResult, Opened
 from pipeline.predict.results import FORMAT, PREDICTION, Results
+from pipeline.predict.select import Place, in_order
+from pipeline.predict.sources import find_files, of_shard
 from pipeline.work.journal import Journal
 from pipeline.work.pool import ProcessPool
 from pipeline.work.workspace import open_workspace

@@ -1,7 +1,9 @@
-"""Which DICOM objects the user wants, decided on the header alone."""
+"""Which DICOM objects the user wants, and the order of slices: decided on the header alone."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pipeline.dicom.read.geometry import slice_position
 from pipeline.dicom.read.header import Header
 
 
@@ -45,3 +47,62 @@ def rejected_by(header: Header, filters: Filters) -> str:
     if description not in header.text("SeriesDescription").casefold():
         return "--series-description"
     return ""
+
+
+_DECIMALS = 3  # thousandths of a millimetre: positions that differ by rounding only are equal
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file belongs in its series.
+
+    Attributes
+    ----------
+    series : str
+        Series Instance UID.
+    position : float or None
+        Distance of the slice from the origin along its normal, in mm.
+    number : int or None
+        Instance Number.
+    """
+
+    series: str
+    position: float | None
+    number: int | None
+
+
+def place_of(header: Header) -> Place | None:
+    """Return the place that the header names; None where it names no series or nothing in it."""
+    series, position = header.text("SeriesInstanceUID"), slice_position(header)
+    try:
+        number: int | None = int(header.text("InstanceNumber"))
+    except ValueError:
+        number = None
+    if not series or (position is None and number is None):
+        return None
+    return Place(series, None if position is None else round(position, _DECIMALS), number)
+
+
+def in_order(places: Iterable[tuple[str, Place | None]]) -> list[str]:
+    """Sort paths.
+
+    A series stands where its first file stands by path. Inside, files are sorted by position,
+    those without one behind the others; then by Instance Number, then by path.
+
+    Parameters
+    ----------
+    places : iterable of (path, Place or None)
+        Sorted by path.
+    """
+    firsts: dict[str, str] = {}
+    keys = []
+    for path, place in places:
+        if place is None:
+            keys.append((path, 1, 0.0, 1, 0, path))
+            continue
+        first = firsts.setdefault(place.series, path)
+        position, number = place.position, place.number
+        by_position = (1, 0.0) if position is None else (0, position)
+        by_number = (1, 0) if number is None else (0, number)
+        keys.append((first, *by_position, *by_number, path))
+    return [key[-1] for key in sorted(keys)]

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.atomic import replacing
 from pipeline.data.draw import COLOURS, draw_boxes, place_labels
-from pipeline.predict.budget import Held
+from pipeline.predict.batches import Held
 from pipeline.predict.formats.format import MARK, Format
 from pipeline.predict.records import FileResult, FrameResult
 
