@@ -77,6 +77,8 @@ def read_image(source: Path | BinaryIO) -> DecodedImage:
             return read_image(stream)
     try:
         with Image.open(source) as image:
+            if image.width * image.height > MAX_PIXELS:  # where warnings are no errors
+                raise Image.DecompressionBombError
             kind, deep = image.format, is_deep_colour(image)
             orientation, stored_size = frame_of(image)
             pixels, notes = _deep_colour(image, source) if deep else _shallow(image)
