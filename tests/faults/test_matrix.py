@@ -206,7 +206,9 @@ def test_two_at_once(commands, undisturbed, tmp_path, name):
     first = command.start(out)
     while first.poll() is None and journal_lines(out) < 1:
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # else it is done before the second has started
     code, said = command.run(out)
+    first.send_signal(signal.SIGCONT)
     assert code == 2 and "another run is writing there" in said
     assert end_of(first)[0] == 0
     assert content(out) == undisturbed(name)
