@@ -41,7 +41,7 @@ def test_a_stage_imports_nothing_that_is_not_seen(stage):
     begins = STAGES[stage]
     command = [sys.executable, "-c", REALLY, begins[0]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    unseen = set(done.stdout.split()) - imported_by(*begins)
+    unseen = set(done.stdout.split()) - imported_by(*begins) - {"pipeline.api"}  # for users
     said = {name for name in unseen if name.startswith("pipeline.convert.datasets.")}
     assert unseen - said == set() and (stage != "convert" or not said)
 
