@@ -85,7 +85,7 @@ def measured(folder: Path, case: str, window: str) -> dict[str, Any]:
     """Peak memory in GiB, and what became of the pictures."""
     words = ["predict", folder / case, "-o", folder / f"{case}-{window}", "--workers", "2"]
     words += ["--checkpoint", folder / "model.safetensors", "--window", window, "--device", "cpu"]
-    command = [sys.executable, "-m", "pipeline", *map(str, words), "--threshold", "0"]
+    command = [sys.executable, "-m", "pipeline", *map(str, words), "--overlays", "all"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     peak = 0
     while process.poll() is None:

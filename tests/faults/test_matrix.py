@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from predict_factory import tiny_model
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 240
@@ -92,7 +93,9 @@ def commands(tmp_path_factory):
         picture.save(raw / "images" / f"{i:03}.bmp")
         (raw / "labels" / f"{i:03}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     (raw / "classes.txt").write_text("cell\n")
-    predict = ("predict", "{source}", "-o", "{out}", "--checkpoint", "none", "--workers", "2",
+    model = tmp_path_factory.mktemp("model") / "model.safetensors"
+    tiny_model().save(model)  # it must be there; what detects is `PROGRAM`'s
+    predict = ("predict", "{source}", "-o", "{out}", "--checkpoint", str(model), "--workers", "2",
                "--device", "cpu")  # fmt: skip
     convert = ("convert", "ccellbio", "--raw", "{source}", "--out", "{out}",
                "-S", "machine.workers=2")  # fmt: skip
