@@ -378,7 +378,7 @@ def test_all_but_the_study_do_without_what_only_training_and_conversion_need():
     names = "arms bits child command gains memory probe rate runner steps store summary throughput"
     script = "import sys, importlib\n"
     script += f"for name in {names.split()}: importlib.import_module('gpu_pieces.' + name)\n"
-    heavy = ("albumentations", "pycocotools", "pydantic", "pydicom", "monai", "dvc", "h5py")
+    heavy = ("albumentations", "pycocotools", "pydicom", "monai", "dvc", "h5py")
     script += f"print([name for name in {heavy} if name in sys.modules])"
     root = BENCHMARKS.parent
     done = subprocess.run(

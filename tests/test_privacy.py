@@ -3,6 +3,7 @@
 import json
 import logging
 import zipfile
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -260,9 +261,12 @@ def test_the_command_line_makes_the_options(tmp_path, monkeypatch):
         return dict.fromkeys(("files", "processed", "skipped", "failed", "frames", "detections")), 0
 
     monkeypatch.setattr("pipeline.stages.predict.predict", predict)
-    (tmp_path / "key").write_bytes(KEY)
+    monkeypatch.chdir(tmp_path)
+    Path("key").write_bytes(KEY)
+    Path("in").mkdir()
+    Path("model.safetensors").touch()
     call = ["predict", "in", "-o", "out", "--checkpoint", "model.safetensors", "--sr", "--sc"]
-    hidden = [*call, "--pseudonymise", "--key-file", str(tmp_path / "key")]
+    hidden = [*call, "--pseudonymise", "--key-file", "key"]
     named = [*call, "--gsps", "--copy-patient", "--content-date", "20261121"]
     for arguments in (call, hidden, named):
         assert CliRunner().invoke(app, arguments).exit_code == 0

@@ -96,7 +96,7 @@ def train_and_test(
     start = time.perf_counter()
     model = train(params, DATASET, coco, folder / "train")
     between = time.perf_counter()
-    figures = evaluate(params, DATASET, coco, model, folder / "test")
+    figures = evaluate(params, DATASET, coco, [model], folder / "test")
     end = time.perf_counter()
     return {"train": round(between - start, 1), "test": round(end - between, 1)}, figures
 

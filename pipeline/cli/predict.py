@@ -143,33 +143,35 @@ def predict(
     ] = 50.0,
 ) -> None:
     """Detect in DICOM or ordinary images. Research use only."""
-    there(source)
-    there(checkpoint, what=CHECKPOINT)
-    from pipeline.archive.address import parse_address
-    from pipeline.archive.query import parse_query
-    from pipeline.archive.transfer import Transfers
-    from pipeline.predict.options import Objects, Options, object_options, read_key
-    from pipeline.predict.select import Filters
-
     if (source is None) != bool(origin):
         raise DescryError("predict: give either a folder or --from URL")
     if origin and num_shards > 1:
         raise DescryError("--num-shards: with --from, give each machine its own --query instead")
     if key_file and not pseudonymise:
         raise DescryError("--key-file: goes with --pseudonymise")
-    kinds = tuple(name for name, wanted in {"sr": sr, "gsps": gsps, "sc": sc}.items() if wanted)
-    if to and not kinds:
-        raise DescryError(f"--to: nothing to store; add {object_options()}")
     if query and not origin:
         raise DescryError("--query: goes with --from")
     if move_port is not None and not origin:
         raise DescryError("--move-port: goes with --from dicom(s)://AET@HOST:PORT")
+    asked = from_address = to_address = None
+    if origin or to:
+        from pipeline.archive.address import parse_address
+        from pipeline.archive.query import parse_query
+
+        asked = parse_query(query or ()) if origin else None
+        from_address = parse_address(origin, move_port=move_port) if origin else None
+        to_address = parse_address(to) if to else None
+    there(source)
+    there(checkpoint, what=CHECKPOINT)
+    from pipeline.archive.transfer import Transfers
+    from pipeline.predict.options import Objects, Options, object_options, read_key
+    from pipeline.predict.select import Filters
+
+    kinds = tuple(name for name, wanted in {"sr": sr, "gsps": gsps, "sc": sc}.items() if wanted)
+    if to and not kinds:
+        raise DescryError(f"--to: nothing to store; add {object_options()}")
     archives = Transfers(
-        origin=parse_address(origin, move_port=move_port) if origin else None,
-        query=parse_query(query or ()) if origin else None,
-        target=parse_address(to) if to else None,
-        timeout=archive_timeout,
-        limit=int(spool_gib * 2**30),
+        from_address, asked, to_address, timeout=archive_timeout, limit=int(spool_gib * 2**30)
     )
     filters = Filters(
         tuple(modality or ()), tuple(body_part or ()), tuple(view or ()), series_description

@@ -14,7 +14,6 @@ from pipeline.models.saved import SavedModel
 from pipeline.stages import DATASETS, RUNS
 from pipeline.stages.compare import resampling
 from pipeline.stages.machine import loader_workers, pick_device
-from pipeline.work.workspace import filling
 
 
 def evaluate(
@@ -32,18 +31,17 @@ def evaluate(
     ]
     selection = Selection(**{f.name: getattr(chosen, f.name) for f in fields(Selection)})
     out, metrics = out or RUNS / name / "evaluate", RUNS / "metrics" if out is None else out
-    with filling(out):
-        return run(
-            Ensemble(models, selection, chosen.suppression, chosen.tta),
-            coco or DATASETS / name / "coco",
-            out,
-            metrics,
-            pictures=chosen.pictures,
-            gallery=chosen.gallery,
-            batch_size=params.scale.batch_size,
-            workers=loader_workers(params, device),
-            how=resampling(params),
-        )
+    return run(
+        Ensemble(models, selection, chosen.suppression, chosen.tta),
+        coco or DATASETS / name / "coco",
+        out,
+        metrics,
+        pictures=chosen.pictures,
+        gallery=chosen.gallery,
+        batch_size=params.scale.batch_size,
+        workers=loader_workers(params, device),
+        how=resampling(params),
+    )
 
 
 def evaluate_files(
@@ -56,13 +54,12 @@ def evaluate_files(
 ) -> dict[str, Any]:
     """Evaluate anybody's detections; return the metrics."""
     out = out or Path("evaluation")
-    with filling(out):
-        return run_files(
-            gt,
-            predictions,
-            out,
-            threshold=threshold,
-            images=images,
-            gallery=params.evaluate.gallery,
-            how=resampling(params),
-        )
+    return run_files(
+        gt,
+        predictions,
+        out,
+        threshold=threshold,
+        images=images,
+        gallery=params.evaluate.gallery,
+        how=resampling(params),
+    )
