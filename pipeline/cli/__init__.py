@@ -19,6 +19,7 @@ from pipeline import __version__
 from pipeline.cli.browse import browse
 from pipeline.cli.doctor import doctor
 from pipeline.cli.experiment import check, exp
+from pipeline.cli.export import export
 from pipeline.cli.init import init
 from pipeline.cli.paths import CHECKPOINT, there
 from pipeline.cli.predict import predict
@@ -206,6 +207,7 @@ app.command()(doctor)
 app.command()(browse)
 app.command()(init)
 app.command()(show)
+app.command()(export)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.saved import SavedModel
+from pipeline.models.exported import open_model
 from pipeline.predict.batches import share_cores
 from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder
@@ -29,7 +29,7 @@ def predict(
     chosen = pick_device(device)
     workers, described = share_cores(chosen, options.workers)
     options = replace(options, workers=workers)
-    model = SavedModel.load(checkpoint, chosen)
+    model = open_model(checkpoint, chosen)
     model.prepare(options.precision, compiled=options.compile, batch_size=options.batch_size)
     with Progress("predict", "files") as progress:
         summary = predict_folder(
@@ -47,6 +47,6 @@ def predict(
 def survey(source: Path, out: Path, checkpoint: Path, options: Options) -> Iterator[str]:
     """Say of each file whether `predict` would read it."""
     options = replace(options, workers=share_cores("cpu", options.workers)[0])
-    for result in run_survey(source, out, SavedModel.load(checkpoint), options):
+    for result in run_survey(source, out, open_model(checkpoint), options):
         reason = ": ".join(filter(None, (result.ended.kind, result.ended.message)))
         yield f"{result.ended.status}\t{result.path}\t{reason}".rstrip()

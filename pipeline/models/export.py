@@ -1,0 +1,246 @@
+"""A saved model as a program for other runtimes, written only if it gives the same detections.
+
+The graph takes 8-bit images (B, 3, S, S), B free, and gives the scores (B, A, K) and decoded boxes
+(B, A, 4) of every place or anchor, finest level first. Which of them are detections is decided
+outside, by `pipeline.models.heads.base.select` (`pipeline.models.exported`).
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
+
+from pipeline.atomic import replacing
+from pipeline.errors import DescryError, first_line
+from pipeline.models import exported
+from pipeline.models.detector import Detector
+from pipeline.models.exported import ExportedModel, Program, Run
+from pipeline.models.heads.aligned import AlignedHead, _places
+from pipeline.models.heads.retinanet import RetinaNetHead
+from pipeline.models.saved import Detections, SavedModel
+
+FORMS = ("onnx", "torch")
+BOX, SCORE = 1e-3, 1e-4  # px and score: what may differ
+STRONGEST = 100  # detections of a picture that are compared
+_BATCH = 3  # pictures of a batch of the comparison, after one alone
+_MOST = 1024  # images of a batch of a program
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an exported program's detections lie from PyTorch's at most.
+
+    Attributes
+    ----------
+    box : float
+        In pixels of the pictures.
+    score : float
+    pictures, detections : int
+        How many were compared.
+    """
+
+    box: float
+    score: float
+    pictures: int
+    detections: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.detections} detections in {self.pictures} pictures, differences at most "
+            f"{self.box:.1e} px, {self.score:.1e} in score"
+        )
+
+
+class Candidates(nn.Module):
+    """A detector up to the choice of detections, for images of one size.
+
+    Parameters
+    ----------
+    detector : Detector
+    side : int
+        Of the images, in pixels.
+
+    Attributes
+    ----------
+    counts : list of int
+        Places of each level.
+    """
+
+    mean: Tensor
+    std: Tensor
+    anchors: Tensor
+    strides: Tensor
+
+    def __init__(self, detector: Detector, side: int) -> None:
+        super().__init__()
+        self.backbone, self.head = detector.backbone, detector.head
+        self.register_buffer("mean", detector.transform.mean.clone())
+        self.register_buffer("std", detector.transform.std.clone())
+        with torch.inference_mode(False), torch.no_grad():
+            levels = self.backbone(torch.zeros(1, 3, side, side)).values()
+            grids = [(level.shape[2], level.shape[3]) for level in levels]
+            if isinstance(self.head, RetinaNetHead):
+                anchors, strides = self.head.anchors(grids, (side, side), self.mean.device), None
+            else:
+                anchors, strides = _places(grids, self.mean.device)
+        self.register_buffer("anchors", anchors)
+        self.register_buffer("strides", strides)
+        per_place = len(anchors) // sum(height * width for height, width in grids)
+        self.counts = [per_place * height * width for height, width in grids]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, A, K) and boxes (B, A, 4) of images (B, 3, S, S), uint8."""
+        batch = (images.float() / 255 - self.mean) / self.std
+        outputs = self.head(list(self.backbone(batch).values()))
+        if isinstance(self.head, AlignedHead):
+            boxes = self.head.boxes(outputs["sides"], self.anchors, self.strides)
+            return outputs["scores"].sigmoid(), boxes
+        deltas = outputs["bbox_regression"]
+        # B by shape: len() would fix it
+        anchors = self.anchors.expand(images.shape[0], -1, -1)
+        coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+        boxes = coder.decode_single(deltas.flatten(0, 1), anchors.flatten(0, 1))
+        return outputs["cls_logits"].sigmoid(), boxes.unflatten(0, deltas.shape[:2])
+
+
+def export(model: SavedModel, path: Path, form: str, pictures: Sequence[np.ndarray]) -> Parity:
+    """Write a model as an ONNX file or a PyTorch program (.pt2), atomically.
+
+    Parameters
+    ----------
+    model : SavedModel
+        On the CPU.
+    path : Path
+    form : {"onnx", "torch"}
+    pictures : sequence of arrays (H, W) or (H, W, 3), uint8
+        On which the program has to agree with the model.
+
+    Raises
+    ------
+    DescryError
+        When a part of the model has no form there, or detections differ; nothing is written.
+    """
+    candidates = Candidates(model.detector, model.image_size).eval()
+    program = _traced(model, candidates)
+    try:
+        content, run = (_onnx if form == "onnx" else _torch)(model, program, candidates.counts)
+    except DescryError:
+        raise
+    except Exception as error:  # exporters document no set of exceptions
+        raise _no_form(model, form, error) from error
+    selection = model.spec.selection
+    other = Program(run, model.image_size, candidates.counts, selection)
+    found = parity(model, ExportedModel(other, model.spec, model.meta), pictures)
+    if not (found.box <= BOX and found.score <= SCORE):
+        raise DescryError(
+            f"{path}: not written: the program's detections differ from PyTorch's by more than "
+            f"{BOX} px or {SCORE} in score ({found})"
+        )
+    with replacing(path, "wb") as stream:
+        stream.write(content)
+    return found
+
+
+def parity(model: SavedModel, other: SavedModel, pictures: Sequence[np.ndarray]) -> Parity:
+    """Compare the strongest detections of two models, those below their thresholds too.
+
+    Each of either's `STRONGEST` has to have its like, by class, among the other's.
+    """
+    kept = [one.detector.selection for one in (model, other)]
+    chosen = replace(model.spec.selection, score_threshold=0.0, max_detections=1000)
+    try:
+        model.detector.selection = other.detector.selection = chosen
+        pairs = [
+            pair
+            for batch in (pictures[:1], *_parts(pictures[1:]))
+            for pair in zip(model.detect(batch), other.detect(batch), strict=True)
+        ]
+    finally:
+        model.detector.selection, other.detector.selection = kept
+    gaps = np.concatenate([_gaps(*pair) for a, b in pairs for pair in ((a, b), (b, a))])
+    worst = gaps.max(axis=0, initial=0.0)
+    compared = sum(min(len(a.scores), STRONGEST) for a, _ in pairs)
+    return Parity(float(worst[0]), float(worst[1]), len(pairs), compared)
+
+
+def _parts(pictures: Sequence[np.ndarray]) -> list[Sequence[np.ndarray]]:
+    return [pictures[i : i + _BATCH] for i in range(0, len(pictures), _BATCH)]
+
+
+def _gaps(ours: Detections, theirs: Detections) -> np.ndarray:
+    """(n, 2) distances in px and score of our n strongest to the nearest of theirs."""
+    ours = Detections(ours.boxes[:STRONGEST], ours.scores[:STRONGEST], ours.labels[:STRONGEST])
+    if not len(theirs.scores):
+        return np.full((len(ours.scores), 2), np.inf)
+    box = np.abs(ours.boxes[:, None] - theirs.boxes).max(axis=2)  # (n, m)
+    score = np.abs(ours.scores[:, None] - theirs.scores)
+    apart = ours.labels[:, None] != theirs.labels
+    box[apart] = score[apart] = np.inf
+    with np.errstate(invalid="ignore"):
+        nearest = np.maximum(box / BOX, score / SCORE).argmin(axis=1)
+    rows = np.arange(len(nearest))
+    return np.stack([box[rows, nearest], score[rows, nearest]], axis=1)
+
+
+def _traced(model: SavedModel, candidates: Candidates) -> Any:
+    side = model.image_size
+    example = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    batch = {0: torch.export.Dim("batch", min=1, max=_MOST)}
+    try:
+        with torch.no_grad():
+            return torch.export.export(candidates, (example,), dynamic_shapes=(batch,))
+    except Exception as error:  # torch.export documents no set of exceptions
+        raise _no_form(model, "torch", error) from error
+
+
+def _onnx(model: SavedModel, program: Any, counts: Sequence[int]) -> tuple[bytes, Run]:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        exported.imported(name, "--to onnx")
+    written = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        output_names=["scores", "boxes"],
+    )
+    assert written is not None
+    body = _without_places(written.model_proto).SerializeToString(deterministic=True)
+    text = exported.said_of(body, asdict(model.spec), model.meta, counts)
+    content = body + exported.tail(text)
+    return content, exported.runtime("--to onnx", content, "cpu")
+
+
+def _without_places(proto: Any) -> Any:
+    """Leave out where in which source file a node came from: paths of this machine."""
+    for graph in (proto.graph, *proto.functions):
+        for part in (*graph.node, *graph.value_info):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+    for part in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        part.ClearField("metadata_props")
+    proto.graph.ClearField("metadata_props")
+    return proto
+
+
+def _torch(model: SavedModel, program: Any, counts: Sequence[int]) -> tuple[bytes, Run]:
+    stream = io.BytesIO()
+    with torch.no_grad():
+        text = exported.said_of(b"", asdict(model.spec), model.meta, counts)
+        torch.export.save(program, stream, extra_files={exported.KEY: text})
+    content = stream.getvalue()
+    module = torch.export.load(io.BytesIO(content)).module()
+    return content, lambda images: module(images)  # a module of this kind is no part of another
+
+
+def _no_form(model: SavedModel, form: str, error: Exception) -> DescryError:
+    spec = model.spec
+    return DescryError(
+        f"--to {form}: backbone {spec.backbone} with head {spec.head} does not export "
+        f"({type(error).__name__}: {first_line(error)}); nothing is written"
+    )
