@@ -19,7 +19,9 @@ def predict(
     ] = None,
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")],
-    checkpoint: Annotated[Path, typer.Option(help="model.safetensors of a training run.")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="model.safetensors of a training run, or model.onnx.")
+    ],
     threshold: Annotated[
         float | None,
         typer.Option(

@@ -6,6 +6,7 @@ outside, by `pipeline.models.heads.base.select` (`pipeline.models.exported`).
 """
 
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -202,6 +203,8 @@ def _traced(model: SavedModel, candidates: Candidates) -> Any:
 def _onnx(model: SavedModel, program: Any, counts: Sequence[int]) -> tuple[bytes, Run]:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         exported.imported(name, "--to onnx")
+    for name in ("onnxscript", "onnx_ir"):  # they tell of every node that they join
+        logging.getLogger(name).setLevel(logging.WARNING)
     written = torch.onnx.export(
         program,
         dynamo=True,

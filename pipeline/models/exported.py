@@ -3,8 +3,8 @@
 The file is the graph (8-bit images (B, 3, S, S) to scores (B, A, K) and boxes (B, A, 4) of all
 places, see `pipeline.models.export`) and, as its last bytes, one metadata entry "descry" with the
 JSON of a model file (`pipeline.models.storage`) and "program": how many places each level has and
-the SHA-256 of all that stands before. Images are prepared and detections chosen by the same code as
-for a model.safetensors.
+the SHA-256 of the graph and of what is said about it. Images are prepared and detections chosen by
+the same code as for a model.safetensors.
 """
 
 import hashlib
@@ -124,10 +124,16 @@ def said_of(
     body: bytes, spec: Mapping[str, Any], meta: Mapping[str, Any], places: Sequence[int]
 ) -> str:
     """The JSON that makes a graph into a model that stands alone."""
-    program = {"places": list(places), "sha256": hashlib.sha256(body).hexdigest()}
     about = {**meta, "detector": dict(spec)}
+    program: dict[str, Any] = {"places": list(places)}
+    program["sha256"] = _digest(body, about, program)
     header = {"format": FORMAT, "version": __version__, "about": about, "program": program}
     return json.dumps(header, sort_keys=True)
+
+
+def _digest(body: bytes, about: Any, program: Any) -> str:
+    said = json.dumps([about, program], sort_keys=True)
+    return hashlib.sha256(body + said.encode()).hexdigest()
 
 
 def tail(text: str) -> bytes:
@@ -160,10 +166,10 @@ def read(path: Path, content: bytes) -> Said:
             f"{path}: written by descry {version} as export format {number}; this is descry "
             f"{__version__}, which reads format {FORMAT}: update it, or export the model again"
         )
-    meta, program, end = header.get("about"), header.get("program"), tail(text)
+    meta, program = header.get("about"), header.get("program")
     about = storage._checked(path, meta, version)
-    body = hashlib.sha256(content.removesuffix(end)).hexdigest()
-    if not isinstance(program, dict) or program.get("sha256") != body:
+    body = content.removesuffix(tail(text))
+    if not isinstance(program, dict) or program.pop("sha256", "") != _digest(body, meta, program):
         raise DescryError(f"{path}: changed since it was exported; export the model again")
     assert isinstance(meta, dict)
     del meta["detector"]
