@@ -22,7 +22,7 @@ from pipeline.errors import DescryError, first_line
 from pipeline.models import exported
 from pipeline.models.detector import Detector
 from pipeline.models.exported import ExportedModel, Program, Run
-from pipeline.models.heads.aligned import AlignedHead, _places
+from pipeline.models.heads.aligned import AlignedHead, cell_centres
 from pipeline.models.heads.retinanet import RetinaNetHead
 from pipeline.models.saved import Detections, SavedModel
 
@@ -89,7 +89,7 @@ class Candidates(nn.Module):
             if isinstance(self.head, RetinaNetHead):
                 anchors, strides = self.head.anchors(grids, (side, side), self.mean.device), None
             else:
-                anchors, strides = _places(grids, self.mean.device)
+                anchors, strides = cell_centres(grids, self.mean.device)
         self.register_buffer("anchors", anchors)
         self.register_buffer("strides", strides)
         per_place = len(anchors) // sum(height * width for height, width in grids)

@@ -159,7 +159,7 @@ def read(path: Path, content: bytes) -> Said:
     text = {entry.key: entry.value for entry in model.metadata_props}.get(KEY)
     if text is None:
         raise DescryError(f"{path}: ONNX, but not a model of descry; {WAY_OUT}")
-    header = storage._parsed(path, text)
+    header = storage.parse_header(path, text)
     number, version = header.get("format"), str(header.get("version", "?"))
     if number != FORMAT:
         raise DescryError(
@@ -167,7 +167,7 @@ def read(path: Path, content: bytes) -> Said:
             f"{__version__}, which reads format {FORMAT}: update it, or export the model again"
         )
     meta, program = header.get("about"), header.get("program")
-    about = storage._checked(path, meta, version)
+    about = storage.check_about(path, meta, version)
     body = content.removesuffix(tail(text))
     if not isinstance(program, dict) or program.pop("sha256", "") != _digest(body, meta, program):
         raise DescryError(f"{path}: changed since it was exported; export the model again")

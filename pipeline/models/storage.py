@@ -116,13 +116,14 @@ def read(path: Path) -> Content:
             f"{__version__}, which reads formats 1 to {FORMAT}: update it"
         )
     meta = header.get("about")
-    about = _checked(path, meta, version)
+    about = check_about(path, meta, version)
     assert isinstance(meta, dict)
     del meta["detector"]
     return Content(about, meta, weights, number, version)
 
 
-def _checked(path: Path, meta: Any, version: str) -> About:
+def check_about(path: Path, meta: Any, version: str) -> About:
+    """What a model says of itself, every field checked; `version` wrote it."""
     mistakes: list[str] = []
     about = None
     try:
@@ -156,7 +157,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path}: weights, but not a model of descry; {WAY_OUT}, or start a training from it: "
             f"-S train.init={path}"
         )
-    return _parsed(path, metadata["descry"]), weights
+    return parse_header(path, metadata["descry"]), weights
 
 
 def _read_format_1(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -168,7 +169,7 @@ def _read_format_1(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     if not isinstance(content, dict) or content.get("descry") != 1:
         raise DescryError(f"{path}: not a model of descry; {WAY_OUT}")
-    meta = _parsed(path, content.get("about"))
+    meta = parse_header(path, content.get("about"))
     weights = content.get("weights")
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise DescryError(f"{path}: its weights are damaged; {WAY_OUT}")
@@ -177,7 +178,8 @@ def _read_format_1(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"format": 1, "version": version, "about": meta}, weights
 
 
-def _parsed(path: Path, text: Any) -> dict[str, Any]:
+def parse_header(path: Path, text: Any) -> dict[str, Any]:
+    """The JSON object in a model file's metadata."""
     try:
         found = json.loads(text)
     except (TypeError, ValueError) as error:

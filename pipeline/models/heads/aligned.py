@@ -84,7 +84,7 @@ class AlignedHead(Head):
         this waits once, for the places of the positives.
         """
         logits, sides = outputs["scores"].float(), outputs["sides"].float()
-        places, strides = _places(grids, logits.device)
+        places, strides = cell_centres(grids, logits.device)
         boxes = self.boxes(sides, places, strides)
         with torch.no_grad():
             given = [
@@ -119,7 +119,7 @@ class AlignedHead(Head):
     ) -> list[dict[str, Tensor]]:
         """Boxes and scores in fp32; see `Head.detections`."""
         scores = outputs["scores"].float().sigmoid()
-        places, strides = _places(grids, scores.device)
+        places, strides = cell_centres(grids, scores.device)
         boxes = self.boxes(outputs["sides"].float(), places, strides)
         counts = [height * width for height, width in grids]
 
@@ -166,7 +166,7 @@ def _flat(level: Tensor) -> Tensor:
     return level.flatten(2).transpose(1, 2)
 
 
-def _places(grids: Sequence[Size], device: torch.device) -> tuple[Tensor, Tensor]:
+def cell_centres(grids: Sequence[Size], device: torch.device) -> tuple[Tensor, Tensor]:
     """Centres (A, 2) of all levels' cells, x and y in pixels, and their strides (A,)."""
     places, strides = [], []
     for (height, width), stride in zip(grids, LEVEL_STRIDES, strict=True):
