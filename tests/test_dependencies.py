@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from pipeline import dependencies
 from pipeline.dependencies import STAGES, code_digest, file_of, imported_by, listed, rewritten
@@ -27,6 +28,12 @@ def test_the_lists_are_rewritten_and_nothing_else():
     assert rewritten(text) == text
     spoilt = text.replace("      - pipeline/atomic.py\n", "").replace("/errors.py", "/gone.py")
     assert spoilt != text and rewritten(spoilt) == text
+
+
+def test_dvc_sees_one_pipeline():
+    """The templates of `descry init` are links to these very files, for DVC a second pipeline."""
+    with Repo(ROOT) as repo:
+        assert {stage.path_in_repo for stage in repo.index.stages} == {"dvc.yaml"}
 
 
 REALLY = """
