@@ -209,7 +209,7 @@ def test_compiled_prediction_that_was_stopped_ends_with_the_same_bytes(pictures,
     with fresh_cache():
         with pytest.raises(Killed):
             predict(tmp_path / "out", stops_at=3)
-        journal = tmp_path / "out.partial" / "journal.jsonl"
+        journal = tmp_path / "out.partial/state/journal"
         assert len(journal.read_text().splitlines()) == 6
         predict(tmp_path / "out")
     assert len(rows_of(tmp_path / "whole" / "detections.csv")) > 9

@@ -68,6 +68,7 @@ def test_a_model_knob_retrains_but_converts_nothing(project):
     ran = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
     assert set(ran) == {
         *(f"{stage}@{name}" for stage in ("train", "evaluate", "page") for name in DATASETS),
+        "check",
         "predict",
         "report",
     }

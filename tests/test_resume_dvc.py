@@ -21,7 +21,7 @@ from pipeline.stages.train import train_machine
 
 EPOCHS = 15
 CHANGE, OTHER = "train.lr=0.002", "train.lr=0.003"
-STAGES = ("convert", "train", "evaluate")
+STAGES = ("check", "convert", "train", "evaluate")
 RESULTS = (
     *(
         f"runs/rsna/train/{n}"

@@ -24,7 +24,7 @@ import torch
 
 from pipeline.errors import DescryError
 from pipeline.models.build import build_detector
-from pipeline.models.params import DetectorSpec
+from pipeline.models.params import DetectorSpec, checked
 
 Step = Callable[[], object]
 STEPS = 2  # the optimiser's state comes at the end of the first
@@ -217,7 +217,7 @@ def main() -> None:
     """Child process: a JSON request on standard input, a JSON answer on standard output."""
     asked = json.load(sys.stdin)
     torch.set_num_threads(asked["threads"])
-    peak = measure(DetectorSpec(**asked["spec"]), Load(**asked["load"]))
+    peak = measure(checked(DetectorSpec, asked["spec"], "spec"), Load(**asked["load"]))
     sys.stdout.write(json.dumps({"peak": peak}))
 
 
