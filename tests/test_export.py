@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import sys
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.errors import DescryError
 from pipeline.models import export as exporting
-from pipeline.models.build import BACKBONES, HEADS, build_detector
+from pipeline.models.build import build_detector
 from pipeline.models.exported import ExportedModel, open_model
 from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
@@ -52,14 +51,18 @@ def micro(backbone, head):
 
 
 CASES = [
-    *(("onnx", *case) for case in product(BACKBONES, HEADS)),
-    *(("torch", backbone, "retinanet") for backbone in BACKBONES),
+    ("onnx", "vit", "retinanet"),
+    ("onnx", "vit", "aligned"),
+    ("onnx", "swin", "aligned"),
+    ("onnx", "glnet", "aligned"),
+    ("onnx", "acmix_resnet", "aligned"),
+    ("torch", "vit", "retinanet"),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "backbone", "head"), CASES)
-def test_every_backbone_and_head_is_exported_and_detects_the_same(form, backbone, head, tmp_path):
+def test_an_exported_model_detects_the_same(form, backbone, head, tmp_path):
     (tmp_path / "images").mkdir()
     for path in sorted(SAMPLE.glob("*.jpg"))[:4]:
         shutil.copy(path, tmp_path / "images")
