@@ -75,8 +75,14 @@ def licence(package: Distribution) -> str:
     about = package.metadata
     classifiers = [_KNOWN.fullmatch(text) for text in about.get_all("Classifier", [])]
     names = sorted({match[1] for match in classifiers if match})
-    first = (about.get("License") or "").strip().split("\n")[0]
-    return about.get("License-Expression") or ", ".join(names) or first
+    first = _field(package, "License").strip().split("\n")[0]
+    return _field(package, "License-Expression") or ", ".join(names) or first
+
+
+def _field(package: Distribution, name: str) -> str:
+    """A field of the metadata that may be missing."""
+    values = package.metadata.get_all(name, [])
+    return str(values[0]) if values else ""
 
 
 def build() -> Iterator[Path]:
