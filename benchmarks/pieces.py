@@ -2,7 +2,8 @@
 
 A piece is a command in a process of its own. It is left out if its JSON is there; a run that was
 stopped goes on from its own checkpoint. The time of a process counts as the CPU seconds that it
-and its children took, which other work on the machine changes less than time on the wall.
+and its children took, which other work on the machine changes less than time on the wall; of a run
+that was stopped, in all its parts together.
 """
 
 import csv
@@ -18,11 +19,13 @@ from typing import Any
 from machine import machine
 
 from pipeline.atomic import write_json
+from pipeline.models.saved import SavedModel
 from pipeline.versions import versions
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("descry", "torch", "torchvision", "numpy", "albumentations")
-COUNTED = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100", "images", "objects")
+SIZES = ("AP_small", "AP_medium", "AP_large")
+COUNTED = ("AP", "AP50", "AP75", *SIZES, "AR100", "images", "objects")
 
 
 class OutOfTime(Exception):
@@ -42,7 +45,8 @@ class Store:
 
     def write(self, name: str, record: Mapping[str, Any]) -> None:
         """Keep a finished piece, with where it was made."""
-        own = {"name": name, **record, "machine": machine(), "versions": versions(PACKAGES)}
+        where = {"commit": commit(), "machine": machine(), "versions": versions(PACKAGES)}
+        own = {"name": name, **record, **where}
         write_json(self.folder / f"{name}.json", own)
 
     def all(self) -> list[dict[str, Any]]:
@@ -50,8 +54,17 @@ class Store:
         return [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))]
 
 
+def commit() -> str:
+    """Of the code that runs, with a mark if files differ from it; "unknown" outside of git."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
 def run(command: Sequence[str], log: Path, seconds: float | None = None) -> float:
     """CPU seconds of a command, which has one thread; its output goes to `log`.
+
+    They are summed up beside `log` over all calls, until the command has come to its end.
 
     Raises
     ------
@@ -62,7 +75,8 @@ def run(command: Sequence[str], log: Path, seconds: float | None = None) -> floa
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    before = _children()
+    kept = log.with_suffix(".seconds")
+    before = _children() - (float(kept.read_text()) if kept.exists() else 0.0)
     with log.open("a") as stream:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT
@@ -73,6 +87,8 @@ def run(command: Sequence[str], log: Path, seconds: float | None = None) -> floa
             process.terminate()
             process.wait()
             raise OutOfTime(log.stem) from stop
+        finally:
+            kept.write_text(f"{_children() - before:.1f}\n")
     if code:
         raise subprocess.CalledProcessError(code, command)
     return _children() - before
@@ -96,18 +112,20 @@ def ours(
     extra += ["evaluate.resamples=0", f"machine.scratch={out / 'scratch'}"]
     options = [word for pair in [*extra, *given] for word in ("-S", pair)]
     descry = [sys.executable, "-m", "pipeline"]
-    train = [*descry, "train", dataset, "--coco", str(coco), "--out", str(out / "train"), *options]
-    spent = run(train, out / "train.log", seconds)
-    model = next(path for path in (out / "train").glob("model.*"))
-    test = [*descry, "evaluate", dataset, "--coco", str(coco), "--checkpoint", str(model)]
+    path = out / "train/model.safetensors"
+    if not path.exists():
+        train = [*descry, "train", dataset, "--coco", str(coco), "--out", str(out / "train")]
+        run([*train, *options], out / "train.log", seconds)
+    test = [*descry, "evaluate", dataset, "--coco", str(coco), "--checkpoint", str(path)]
     run([*test, "--out", str(out / "test"), *options], out / "test.log")
-    with (out / "train/history.csv").open(newline="") as stream:
-        last = list(csv.DictReader(stream))[-1]
-    words = [word for pair in given for word in ("-S", pair)]
+    model = SavedModel.load(path)
+    validation = model.meta["validation"]
+    words = [word for pair in given if not pair.startswith("machine.") for word in ("-S", pair)]
     return {
         "command": ["descry", "train", dataset, *words],
-        "cpu seconds of training": round(spent, 1),
-        "validation AP": float(last["val_AP"]),
+        "cpu seconds of training": float((out / "train.seconds").read_text()),
+        "parameters": sum(p.numel() for p in model.detector.parameters()),
+        "validation": {name: validation[name] for name in COUNTED if name in validation},
         "test": figures(out / "test"),
     }
 

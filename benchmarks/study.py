@@ -75,12 +75,8 @@ def main() -> int:
     for piece in pieces(given):
         if store.done(piece.name):
             continue
-        about: dict[str, Any] = {
-            "dataset": piece.dataset,
-            "backbone": piece.backbone,
-            "arm": piece.arm,
-        }
-        about |= {"backbone": piece.backbone, "seed": piece.seed, "set": piece.given}
+        named = ("dataset", "backbone", "arm", "seed")
+        about: dict[str, Any] = {name: getattr(piece, name) for name in named}
         try:
             folder = store.work / piece.name
             record = ours(piece.dataset, piece.coco, folder, piece.given, given.time_limit)
@@ -88,7 +84,7 @@ def main() -> int:
             left += 1
             continue
         store.write(piece.name, about | record)
-        print(piece.name, record["validation AP"], record["test"]["AP"], flush=True)
+        print(piece.name, record["validation"]["AP"], record["test"]["AP"], flush=True)
     return int(left > 0)
 
 

@@ -4,19 +4,25 @@ python benchmarks/tables.py
 """
 
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pieces import ROOT
+from pieces import ROOT, SIZES
+from scipy.stats import t
 
 from pipeline.atomic import replacing
 
 RESULTS = ROOT / "benchmarks/results"
 NOTES = RESULTS / "notes.md"  # what the figures mean, written by hand
 SHOWN = ("AP", "AP50", "AP75")
+LEVEL = 0.95  # coverage of an interval
+# What is compared: the full method with each control, and its halves with the baseline.
+CONTROLS = ("baseline", "wider", "copies")
+PAIRS = (*(("full", control) for control in CONTROLS), ("acp", "baseline"), ("cat", "baseline"))
 Record = dict[str, Any]
 
 
@@ -33,10 +39,22 @@ def grouped(records: Iterable[Record], keys: Sequence[str]) -> dict[tuple, list[
     return dict(sorted(groups.items()))
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation, three digits after the point."""
-    mean = f"{statistics.mean(values):.3f}"
-    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+def spread(values: Sequence[float | None]) -> str:
+    """Mean and standard deviation, three digits after the point; nothing where a value is."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    mean = f"{statistics.mean(known):.3f}"
+    return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
+
+
+def interval(differences: Sequence[float]) -> str:
+    """Mean of paired differences with Student's interval of `LEVEL`, which needs two of them."""
+    mean, n = statistics.mean(differences), len(differences)
+    if n < 2:
+        return f"{mean:+.3f}"
+    half = t.ppf((1 + LEVEL) / 2, n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -67,21 +85,39 @@ def classes(records: Sequence[Record]) -> list[str]:
     return table(("dataset", "px", "epochs", "model", "class", "AP"), rows)
 
 
-def study(records: Sequence[Record]) -> list[str]:
-    """One row per dataset, backbone and arm, with the gain over the baseline of the same seeds."""
-    groups = grouped(records, ("dataset", "backbone", "arm"))
+def study(records: Sequence[Record], split: str) -> list[str]:
+    """One row per dataset, backbone and arm: the figures of a split."""
     rows = []
-    for (dataset, backbone, arm), runs in groups.items():
-        plain = {r["seed"]: r for r in groups.get((dataset, backbone, "baseline"), [])}
-        pairs = [
-            (r["test"]["AP"], plain[r["seed"]]["test"]["AP"]) for r in runs if r["seed"] in plain
-        ]
-        gain = spread([a - b for a, b in pairs]) if pairs and arm != "baseline" else ""
-        validation = spread([run["validation AP"] for run in runs])
-        test = [spread([run["test"][name] for run in runs]) for name in SHOWN]
-        rows.append((dataset, backbone, arm, validation, *test, gain, len(runs)))
-    header = ("dataset", "backbone", "arm", "AP of validation", *SHOWN, "AP over baseline", "seeds")
+    for key, runs in grouped(records, ("dataset", "backbone", "arm")).items():
+        found = [spread([run[split].get(name) for run in runs]) for name in (*SHOWN, *SIZES)]
+        seconds = statistics.mean(run["cpu seconds of training"] for run in runs)
+        rows.append((*key, runs[0]["parameters"], *found, len(runs), f"{seconds:.0f}"))
+    names = ("AP", "AP50", "AP75", "small", "medium", "large")
+    header = ("dataset", "backbone", "arm", "parameters", *names, "seeds", "CPU seconds")
     return table(header, rows)
+
+
+def differences(records: Sequence[Record]) -> list[str]:
+    """One row per dataset, backbone and pair of arms: what the same seeds differ by."""
+    runs = {tuple(r[key] for key in ("dataset", "backbone", "arm", "seed")): r for r in records}
+    rows = []
+    for dataset, backbone in sorted({key[:2] for key in runs}):
+        for arm, control in PAIRS:
+            both = [
+                (run, runs[dataset, backbone, control, key[3]])
+                for key, run in runs.items()
+                if key[:3] == (dataset, backbone, arm)
+                and (dataset, backbone, control, key[3]) in runs
+            ]
+            if both:
+                cells = [
+                    interval([a[split][name] - b[split][name] for a, b in both])
+                    for split in ("validation", "test")
+                    for name in ("AP", "AP50")
+                ]
+                rows.append((dataset, backbone, f"{arm} - {control}", *cells, len(both)))
+    of = ("AP, validation", "AP50, validation", "AP, test", "AP50, test")
+    return table(("dataset", "backbone", "arms", *of, "seeds"), rows)
 
 
 def trials(records: Sequence[Record]) -> list[str]:
@@ -111,21 +147,29 @@ def where(records: Iterable[Record]) -> str:
     """The machines and versions behind the figures."""
     kinds = {json.dumps(record["machine"], sort_keys=True) for record in records}
     versions = {json.dumps(record["versions"], sort_keys=True) for record in records}
-    return "; ".join(sorted(kinds)) + " with " + "; ".join(sorted(versions))
+    commits = ", ".join(sorted({record.get("commit", "unknown") for record in records}))
+    return "; ".join(sorted(kinds)) + " with " + "; ".join(sorted(versions)) + f"; code {commits}"
+
+
+def section(name: str) -> list[str]:
+    """The tables of the results of one command."""
+    records = load(RESULTS / name)
+    lines = ["", f"## {name.capitalize()}", ""]
+    if not records:
+        return [*lines, f"Nothing has been measured yet: `python benchmarks/{name}.py`."]
+    if name == "accuracy":
+        lines += [*accuracy(records), "", *classes(records)]
+    else:
+        lines += ["On the validation split:", "", *study(records, "validation"), ""]
+        lines += ["On the test split:", "", *study(records, "test"), ""]
+        lines += [f"Differences within seeds, mean and {LEVEL:.0%} interval (Student's):", ""]
+        lines += differences(records)
+    return [*lines, "", f"Measured on {where(records)}."]
 
 
 def main() -> None:
     """Write the page."""
-    lines = ["# Results", "", NOTES.read_text().strip()]
-    parts = {"accuracy": (accuracy, classes), "study": (study,)}
-    for name, tables in parts.items():
-        records = load(RESULTS / name)
-        lines += ["", f"## {name.capitalize()}", ""]
-        if not records:
-            lines.append(f"Nothing has been measured yet: `python benchmarks/{name}.py`.")
-        for make in tables if records else ():
-            lines += [*make(records), ""]
-        lines += [f"Measured on {where(records)}."] if records else []
+    lines = ["# Results", "", NOTES.read_text().strip(), *section("accuracy"), *section("study")]
     told = json.loads((RESULTS / "trials.json").read_text())
     lines += ["", "## Trials of the recipe", "", told["about"], "", *trials(told["trials"])]
     lines += ["", "## Models of the zoo, on their test splits", "", *zoo(ROOT / "zoo")]
