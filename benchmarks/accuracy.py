@@ -8,6 +8,8 @@ split. Pieces (model, dataset, seed) that are done are left out; see `pieces`.
 """
 
 import argparse
+import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 from pieces import ROOT, OutOfTime, Store, figures, ours, run
 
 PEERS = Path(__file__).parent / "peers"
+PEER_PACKAGES = ("ultralytics", "torch", "torchvision")
 OURS = ("vit", "swin", "dat")
 MODELS = (*OURS, "yolo11n", "retinanet_r18")
 
@@ -35,8 +38,20 @@ def peer(
     return {
         "command": ["python", f"benchmarks/peers/{name}", *words[4:]],
         "cpu seconds of training": round(spent, 1),
+        "packages": packages(python),
         "test": figures(out / "test"),
     }
+
+
+def packages(python: str) -> dict[str, str]:
+    """Versions of what a peer is made of, in its own environment."""
+    program = (
+        "import importlib.metadata as m, json; "
+        "found = {d.name: d.version for d in m.distributions()}; "
+        f"print(json.dumps({{n: found[n] for n in {PEER_PACKAGES} if n in found}}))"
+    )
+    told = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
+    return json.loads(told.stdout)
 
 
 def piece(model: str, dataset: str, coco: Path, out: Path, given: Any) -> dict[str, Any]:

@@ -19,10 +19,15 @@ from pipeline.atomic import replacing
 RESULTS = ROOT / "benchmarks/results"
 NOTES = RESULTS / "notes.md"  # what the figures mean, written by hand
 SHOWN = ("AP", "AP50", "AP75")
+NAMES = (*SHOWN, "small", "medium", "large")
 LEVEL = 0.95  # coverage of an interval
 # What is compared: the full method with each control, and its halves with the baseline.
 CONTROLS = ("baseline", "wider", "copies")
 PAIRS = (*(("full", control) for control in CONTROLS), ("acp", "baseline"), ("cat", "baseline"))
+BRANCHES = """\
+Trained models on the validation split, each part of [y; acp; cat] taken away in all blocks by zeros
+in W_o: what that changes, and the mean over blocks of the part's share of the stream (root mean
+squares). From `python benchmarks/branches.py`."""
 Record = dict[str, Any]
 
 
@@ -68,10 +73,10 @@ def accuracy(records: Sequence[Record]) -> list[str]:
     keys = ("dataset", "image_size", "epochs", "model")
     rows = []
     for key, runs in grouped(records, keys).items():
-        test = [spread([run["test"][name] for run in runs]) for name in SHOWN]
+        test = [spread([run["test"][name] for run in runs]) for name in (*SHOWN, *SIZES)]
         seconds = statistics.mean(run["cpu seconds of training"] for run in runs)
         rows.append((*key, *test, len(runs), f"{seconds:.0f}"))
-    header = ("dataset", "px", "epochs", "model", *SHOWN, "seeds", "CPU seconds")
+    header = ("dataset", "px", "epochs", "model", *NAMES, "seeds", "CPU seconds")
     return table(header, rows)
 
 
@@ -92,8 +97,7 @@ def study(records: Sequence[Record], split: str) -> list[str]:
         found = [spread([run[split].get(name) for run in runs]) for name in (*SHOWN, *SIZES)]
         seconds = statistics.mean(run["cpu seconds of training"] for run in runs)
         rows.append((*key, runs[0]["parameters"], *found, len(runs), f"{seconds:.0f}"))
-    names = ("AP", "AP50", "AP75", "small", "medium", "large")
-    header = ("dataset", "backbone", "arm", "parameters", *names, "seeds", "CPU seconds")
+    header = ("dataset", "backbone", "arm", "parameters", *NAMES, "seeds", "CPU seconds")
     return table(header, rows)
 
 
@@ -118,6 +122,21 @@ def differences(records: Sequence[Record]) -> list[str]:
                 rows.append((dataset, backbone, f"{arm} - {control}", *cells, len(both)))
     of = ("AP, validation", "AP50, validation", "AP, test", "AP50, test")
     return table(("dataset", "backbone", "arms", *of, "seeds"), rows)
+
+
+def branches(records: Sequence[Record]) -> list[str]:
+    """One row per model and part of its interaction: what is lost without it, and its share."""
+    rows = []
+    for r in records:
+        arm = "copies" if r["copies"] else "full"
+        for part, without in r["without"].items():
+            share = statistics.mean(block[part] for block in r["share of the stream by block"])
+            lost = [f"{without[name] - r['whole'][name]:+.3f}" for name in ("AP", *SIZES)]
+            who = (r["dataset"], r["backbone"], arm, r["seed"], f"{r['whole']['AP']:.3f}")
+            rows.append((*who, part, *lost, f"{share:.2f}"))
+    names = ("AP", "small", "medium", "large")
+    header = ("dataset", "backbone", "arm", "seed", "AP of all", "without", *names, "share")
+    return table(header, rows)
 
 
 def trials(records: Sequence[Record]) -> list[str]:
@@ -164,6 +183,7 @@ def section(name: str) -> list[str]:
         lines += ["On the test split:", "", *study(records, "test"), ""]
         lines += [f"Differences within seeds, mean and {LEVEL:.0%} interval (Student's):", ""]
         lines += differences(records)
+        lines += ["", *BRANCHES.splitlines(), "", *branches(load(RESULTS / "branches"))]
     return [*lines, "", f"Measured on {where(records)}."]
 
 
