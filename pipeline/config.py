@@ -114,10 +114,10 @@ class Evaluate(Selection):
 
 @dataclass(frozen=True, config=FROZEN)
 class Predict:
-    """The pipeline's own inference stage: whose model, on which folder."""
+    """The pipeline's own inference stage: which saved model, on which folder."""
 
-    dataset: DatasetName = "rsna"
-    source: str = "datasets/rsna/sample/stage_2_train_images"
+    model: Annotated[str, Field(min_length=1)] = "zoo/bccd_cells/model.safetensors"
+    source: Annotated[str, Field(min_length=1)] = "zoo/bccd_cells/test_images"
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -274,12 +274,8 @@ def _complete(params: Params, datasets: Mapping[str, Dataset], mistakes: list[st
         for name, recipe in augment.items()
         if recipe is None
     ]
-    for key, names in (
-        ("datasets", params.datasets),
-        ("predict.dataset", [params.predict.dataset]),
-    ):
-        words = f"is not allowed: must be one of {', '.join(datasets)}"
-        mistakes += [f"{key} = {name!r} {words}" for name in names if name not in datasets]
+    words = f"is not allowed: must be one of {', '.join(datasets)}"
+    mistakes += [f"datasets = {name!r} {words}" for name in params.datasets if name not in datasets]
     modality = filled("modality", params.modality, "modality")
     sample, paper = (
         replace(recipe, epochs=filled(f"recipes.{name}.epochs", recipe.epochs, "epochs"))

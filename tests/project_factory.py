@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
+RADIOGRAPHS = "datasets/rsna/sample/stage_2_train_images"
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -35,7 +36,8 @@ def run(folder: Path, *command: str) -> str:
 def copy_project(folder: Path, datasets: Sequence[str], epochs: int) -> dict[str, Any]:
     """Put code, pipeline and the samples of some datasets into a folder; return small parameters.
 
-    They are what params.yaml says, at 64 px; the caller writes them.
+    They are what params.yaml says, at 64 px and with a prediction by the model of rsna; the caller
+    writes them.
     """
     for name in ("pipeline", ".dvc", "dvc.yaml", ".dvcignore", ".gitignore"):
         source = ROOT / name
@@ -53,6 +55,7 @@ def copy_project(folder: Path, datasets: Sequence[str], epochs: int) -> dict[str
         "image_size": 64,
         "epochs": dict.fromkeys(params["recipes"]["sample"]["epochs"], epochs),
     }
+    params["predict"] = {"model": "runs/rsna/train/model.safetensors", "source": RADIOGRAPHS}
     return params
 
 

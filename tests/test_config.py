@@ -114,7 +114,8 @@ OWN = ["convert.my_cells={}", "augment.my_cells=microscopy"]
 
 def test_a_group_in_convert_makes_a_dataset_of_ones_own():
     changes = [*OWN, "datasets=[my_cells, nih]", "convert.my_cells.tile=512"]
-    changes += ["predict.dataset=my_cells", "recipes.sample.epochs.my_cells=7"]
+    model = "runs/my_cells/train/model.safetensors"
+    changes += [f"predict.model={model}", "recipes.sample.epochs.my_cells=7"]
     params = load_params(ROOT / "params.yaml", changes)
     assert params.datasets == ("my_cells", "nih")
     assert params.known == ("brain_tumor", "ccellbio", "cod10k", "nih", "rsna", "my_cells")

@@ -72,10 +72,12 @@ def test_each_class_has_the_highest_f1_of_its_own(tmp_path):
     words = "highest F1 at IoU 0.5 on the validation split"
     assert (point.threshold, point.source) == (0.3, f"{words} (0.800, 40 objects)")
     assert point.by_class == {"a": 0.8, "b": 0.3}
-    assert point.sources == {
-        "a": {"objects": 20, "source": f"{words} (0.889, 20 objects)"},
-        "b": {"objects": 20, "source": f"{words} (1.000, 20 objects)"},
-    }
+    known = {"a": ("0.889", 0.8), "b": ("1.000", 1.0)}
+    for name, (f1, sensitivity) in known.items():
+        assert point.sources[name] == {
+            "objects": 20, "source": f"{words} ({f1}, 20 objects)",
+            "sensitivity": sensitivity, "fp_per_image": 0.0,
+        }  # fmt: skip
     assert OperatingPoint.read(json.loads(json.dumps(point.recorded())), 0.3) == point
     shuffled = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
     assert validate(tmp_path / "val.json", shuffled)[1] == point
@@ -119,7 +121,11 @@ def test_one_class_alone_has_the_threshold_of_all(tmp_path, objects):
     for results in (rows, misses(3, 1, 0.6), []):
         _, point = validate(path, results)
         assert point.by_class == {"a": point.threshold}
-        assert point.sources == {"a": {"objects": objects, "source": point.source}}
+        known = point.sources["a"]
+        assert (known["objects"], known["source"]) == (objects, point.source)
+        # above 0.3, the default: three wrong boxes in 200 images where nothing else was found
+        wrong = 0.015 if results == misses(3, 1, 0.6) else 0.0
+        assert (known["sensitivity"], known["fp_per_image"]) == (float(results is rows), wrong)
     assert validate(path, rows)[1].threshold == 0.7
 
 
@@ -231,7 +237,9 @@ def test_prediction_and_evaluation_take_the_same_boxes(squares, trained, tmp_pat
     assert about["sources"] == model.meta["class_threshold_sources"]
     page = plain((tmp_path / "out/report.html").read_text())
     for name, threshold in lowest.items():
-        assert f"{name} {threshold:g} {about['sources'][name]['source']}" in page
+        source = about["sources"][name]
+        known = f"{source['sensitivity']:.2f} {source['fp_per_image']:.2f}"
+        assert f"{name} {threshold:g} {known} {source['source']}" in page
 
     alone = Ensemble([model], model.detector.selection)
     evaluate(alone, squares, tmp_path / "e", tmp_path / "m", pictures=1, batch_size=2, workers=0)

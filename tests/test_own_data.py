@@ -35,7 +35,10 @@ def project(tmp_path_factory):
             shutil.copy(file, raw / name)
     (raw.parent / "README.md").write_text("# My cells\n\nFrom the microscope next door.\n")
     params["recipes"]["sample"]["epochs"]["my_cells"] = 1
-    params["predict"] = {"dataset": "my_cells", "source": "datasets/my_cells/raw/JPEGImages"}
+    params["predict"] = {
+        "model": "runs/my_cells/train/model.safetensors",
+        "source": "datasets/my_cells/raw/JPEGImages",
+    }
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     commit(folder, "start")
     run(folder, "dvc", "repro")

@@ -98,7 +98,8 @@ def test_a_model_that_is_worth_little_says_so_everywhere(tmp_path, caplog, valid
     assert len(told) == len(words) == head.count('class="warning"')
     for text in (head, " ".join(told), caplog.text):
         assert all(word in text for word in words)
-    assert "no finding" in page
+    known = f"({validation['objects']} objects) the model reaches AP {validation['AP']:.3f}"
+    assert "no finding" in page and known in head
 
 
 def test_every_link_leads_somewhere(source, tmp_path, monkeypatch):

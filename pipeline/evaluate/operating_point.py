@@ -43,6 +43,7 @@ def operating_point(matches: Matches) -> OperatingPoint:
             score, source = _of_class(matches, k, objects[k], threshold)
         by_class[name] = score
         sources[name] = {"objects": objects[k], "source": source}
+        sources[name] |= _finds(matches, k, objects[k], score)
     return OperatingPoint(threshold, text, by_class, sources)
 
 
@@ -63,6 +64,17 @@ def _highest_f1(matches: Matches, label: int | None, objects: int) -> tuple[floa
     f1 = 2 * hits / (hits + misses + objects)
     best = int(np.argmax(f1))  # the first of equal ones, and thresholds descend
     return round(float(thresholds[best]), SCORE_DECIMALS), float(f1[best])
+
+
+def _finds(matches: Matches, label: int, objects: int, threshold: float) -> dict[str, float]:
+    """Of a class: the share of its objects that is found, and false boxes per image."""
+    if not objects:
+        return {}
+    scores, hits, misses = by_threshold(matches, label)
+    kept = int((scores >= threshold).sum())  # scores descend
+    found, wrong = (int(count[kept - 1]) if kept else 0 for count in (hits, misses))
+    per_image = wrong / matches.truth.images
+    return {"sensitivity": round(found / objects, 4), "fp_per_image": round(per_image, 4)}
 
 
 def by_threshold(

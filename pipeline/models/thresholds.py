@@ -24,8 +24,10 @@ class OperatingPoint:
     by_class : mapping
         Class name -> score.
     sources : mapping
-        Class name -> ``objects``, the number of its objects that the score was chosen by, and
-        ``source``, in words. Empty where nobody wrote it down.
+        Class name -> ``objects``, the number of its objects that the score was chosen by,
+        ``source``, in words, and, if there are objects, the ``sensitivity`` (share of them that
+        is found at IoU 0.5) and ``fp_per_image`` (wrong boxes) on the same split. Empty where
+        nobody wrote it down.
     """
 
     threshold: float
@@ -55,6 +57,16 @@ class OperatingPoint:
     def lowest(self, categories: Sequence[tuple[int, str]]) -> dict[int, float]:
         """Category id -> the lowest score that counts, in the order of `categories`."""
         return {i: self.by_class.get(name, self.threshold) for i, name in categories}
+
+
+def known(meta: Mapping[str, Any]) -> str:
+    """How good a saved model was on its validation split, in a sentence; empty if not known."""
+    validation = meta.get("validation") or {}
+    objects = validation.get("objects")
+    figures = [f"{name} {validation[name]:.3f}" for name in ("AP", "AP50") if validation.get(name)]
+    if not figures or objects is None:
+        return ""
+    return f"On its validation split ({objects} objects) the model reaches {', '.join(figures)}."
 
 
 def doubts(meta: Mapping[str, Any], *, own_threshold: bool = False) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import versions as installed
 from pipeline.dicom.pseudonym import Pseudonyms
-from pipeline.models.thresholds import OperatingPoint, doubts
+from pipeline.models.thresholds import OperatingPoint, doubts, known
 from pipeline.predict.batches import TrainedModel
 from pipeline.predict.decode import Reader, Reduction
 from pipeline.predict.options import Options
@@ -97,7 +97,11 @@ class Plan:
         chosen["objects"] = self.options.objects.to_dict()
         given = self.options.score_threshold is not None
         return {
-            "checkpoint": {"sha256": self.detector.sha256, "trained_on": self.detector.trained_on},
+            "checkpoint": {
+                "sha256": self.detector.sha256,
+                "trained_on": self.detector.trained_on,
+                "known": known(self.detector.meta),
+            },
             "categories": [{"id": i, "name": name} for i, name in self.detector.categories],
             "image_size": self.detector.image_size,
             "intensity": self.detector.intensity.to_dict(),

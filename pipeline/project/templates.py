@@ -25,7 +25,10 @@ def first_params(name: str, entry: Mapping[str, Any], augment: str) -> str:
                 group.pop(built_in, None)
         tree["datasets"].clear()
         tree["data"]["source"] = "raw"
-        tree["predict"] |= {"dataset": name, "source": f"datasets/{name}/raw"}
+        tree["predict"] |= {
+            "model": f"runs/{name}/train/model.safetensors",
+            "source": f"datasets/{name}/raw",
+        }
         _enter(tree, name, entry, augment)
 
     return _changed(template("params.yaml"), change)

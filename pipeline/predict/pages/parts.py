@@ -107,16 +107,10 @@ def studies_part(studies: Sequence[Study], report: str) -> Markup:
 
 def settings_part(about: Mapping[str, Any]) -> Markup:
     """How the run was made, from run.json."""
-    options, thresholds = about["options"], about["score_threshold"]
-    sources = thresholds["sources"]
-    lowest = [
-        (name, f"{score:g}", sources[name]["source"] if name in sources else thresholds["from"])
-        for name, score in thresholds["by_class"].items()
-    ]
-    settings = facts(
+    options = about["options"]
+    return facts(
         {
             "Checkpoint (SHA-256)": about["checkpoint"]["sha256"],
-            "Trained on": about["checkpoint"]["trained_on"],
             "Size that the network sees": f"{about['image_size']} px",
             "Sliding window": options["window"],
             "Mirror images too": "yes" if options["tta"] else "no",
@@ -127,7 +121,25 @@ def settings_part(about: Mapping[str, Any]) -> Markup:
             "PyTorch": about["versions"]["torch"],
         }
     )
-    return joined(settings, table("Lowest scores", ("Class", "Score", "From"), lowest))
+
+
+def model_part(about: Mapping[str, Any]) -> Markup:
+    """What the model knows about itself, from run.json: data, figures, thresholds."""
+    checkpoint, thresholds = about["checkpoint"], about["score_threshold"]
+    rows = []
+    for name, score in thresholds["by_class"].items():
+        source = thresholds["sources"].get(name, {})
+        own = "source" in source
+        finds = [source.get(key) if own else None for key in ("sensitivity", "fp_per_image")]
+        chosen = source["source"] if own else thresholds["from"]
+        figures = ("not known" if value is None else f"{value:.2f}" for value in finds)
+        rows.append((name, f"{score:g}", *figures, chosen))
+    header = ("Class", "Lowest score", "Sensitivity", "False boxes per picture", "Chosen as")
+    note = "Sensitivity and false boxes: on the validation split, where a box counts from IoU 0.5."
+    return joined(
+        paragraph(f"Trained on {checkpoint['trained_on']}. {checkpoint['known']}"),
+        table("From which score a box is shown", header, rows, note),
+    )
 
 
 def outputs_part(folder: Path) -> Markup:

@@ -21,6 +21,7 @@ from pipeline.predict.pages.parts import (
     counts_part,
     gallery_part,
     list_part,
+    model_part,
     outputs_part,
     pages_part,
     settings_part,
@@ -70,6 +71,7 @@ class _Pages:
         sections = [
             Section("counts", "Counts", counts_part(counts)),
             Section("found", "Found, best first", self._found(0, "", "report/")),
+            Section("model", "What the model knows of itself", model_part(self.about)),
             Section("studies", "Studies", self._studies(0, "", "report/")),
             *self._lists(counts),
             Section("settings", "Settings", settings_part(self.about)),
@@ -77,8 +79,8 @@ class _Pages:
         ]
         lead = (
             f"{counts['detections']} detections in {counts['frames']} pictures of "
-            f"{counts['processed']} files."
-        )
+            f"{counts['processed']} files. {self.about['checkpoint']['known']}"
+        ).rstrip()
         warnings = list(self.about["doubts"])
         warnings += ["Some files failed; their list is below."] if counts["failed"] else []
         return render_page("Detections", sections, lead=lead, warnings=warnings)
