@@ -153,9 +153,11 @@ class ViT(Backbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Truncated normal of 0.02 for weights and positions, zero biases."""
+        """Truncated normal of 0.02 for weights and positions, zero biases; norms as torch has them."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
