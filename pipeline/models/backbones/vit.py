@@ -153,7 +153,7 @@ class ViT(Backbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Truncated normal of 0.02 for weights and positions, zero biases; norms as torch has them."""
+        """Truncated normal of 0.02 for weights and positions, zero biases; norms as torch has."""
         for module in self.modules():
             if isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 module.reset_parameters()
