@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+from convert_factory import OPTIONS, drops, picture, scan
 from PIL import Image
 from toy_source import opened
 
@@ -14,28 +15,11 @@ from pipeline.convert import convert, open_source
 from pipeline.convert.datasets.brain_tumor.cheng_mat import compare_border, to_unsigned
 from pipeline.convert.formats.folders import InvalidRow, original_name
 from pipeline.convert.formats.yolo import parse_row
-from pipeline.convert.records import Ledger, Record, Source, Unreadable
+from pipeline.convert.records import Unreadable
 from pipeline.errors import DescryError
 
 DATASET = Path(__file__).parent.parent / "datasets" / "brain_tumor"
 SAMPLE, CHENG = DATASET / "sample", DATASET / "sample_cheng"
-OPTIONS = {"seed": 0, "val_fraction": 0.2, "test_fraction": 0.2, "workers": 1, "progress": False}
-
-
-def scan(source: Source) -> tuple[list[Record], Ledger]:
-    ledger = Ledger()
-    return list(source.scan(ledger)), ledger
-
-
-def drops(ledger: Ledger) -> list[tuple[str, str, str]]:
-    return [(drop.kind, drop.where, drop.reason) for drop in ledger.drops]
-
-
-def picture(path: Path, width: int = 20, height: int = 10, **options: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    seed = sum(map(ord, path.as_posix()))
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, **options)
 
 
 def yolo(raw: Path, labels: dict[str, str | None], names: str = "names: [a, b]\n") -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from convert_factory import OPTIONS, drops, picture, scan
 from PIL import Image, ImageOps
 from toy_source import opened
 
@@ -16,30 +17,12 @@ from pipeline.convert.formats.coco import split_of
 from pipeline.convert.formats.pictures import AMBIGUOUS, TURNED, turn
 from pipeline.convert.formats.slides import read_stored, read_tile
 from pipeline.convert.formats.tiles import Tiling, clip
-from pipeline.convert.records import Box, Ledger, Record, Source, Unreadable
+from pipeline.convert.records import Box, Record, Unreadable
 from pipeline.data.images import read_image
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 
 SAMPLE = Path(__file__).parent.parent / "datasets" / "ccellbio" / "sample"
-OPTIONS = {"seed": 0, "val_fraction": 0.2, "test_fraction": 0.2, "workers": 1, "progress": False}
-
-
-def scan(source: Source) -> tuple[list[Record], Ledger]:
-    ledger = Ledger()
-    return list(source.scan(ledger)), ledger
-
-
-def drops(ledger: Ledger) -> list[tuple[str, str, str]]:
-    return [(drop.kind, drop.where, drop.reason) for drop in ledger.drops]
-
-
-def picture(path: Path, width: int = 20, height: int = 10, **options: Any) -> np.ndarray:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    seed = sum(map(ord, path.as_posix()))
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, **options)
-    return pixels
 
 
 def xywh(box: Box) -> tuple[float, float, float, float]:

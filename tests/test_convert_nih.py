@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from convert_factory import reasons, run, scan_tables, tree
 from PIL import Image
 from toy_source import opened
 
-from pipeline.convert import convert, open_source
 from pipeline.convert.datasets.nih.rows import CLASSES
 from pipeline.convert.formats.tables import age_in_years
 from pipeline.convert.records import Ledger, Record, Unreadable
@@ -57,19 +57,8 @@ def two(tmp_path: Path) -> Path:
     return make(tmp_path / "raw", boxes, entries, [ONE, TWO])
 
 
-def scan(raw: Path, **parameters: float) -> tuple[list[Record], Ledger]:
-    """Records and ledger; every row read must be used or dropped."""
-    ledger = Ledger()
-    records = list(opened("nih", raw, **parameters).scan(ledger))
-    for file, rows in ledger.rows_read.items():
-        boxes = sum(b.where.startswith(f"{file}:") for r in records for b in r.boxes)
-        dropped = sum(d.kind == "row" and d.where.startswith(f"{file}:") for d in ledger.drops)
-        assert rows == boxes + ledger.rows_without_box.get(file, 0) + dropped, file
-    return records, ledger
-
-
-def reasons(ledger: Ledger) -> Counter[tuple[str, str]]:
-    return Counter((drop.kind, drop.reason) for drop in ledger.drops)
+def scan(raw: Path, **parameters: object) -> tuple[list[Record], Ledger]:
+    return scan_tables("nih", raw, **parameters)
 
 
 # --- the committed sample ---------------------------------------------------------------------
@@ -472,21 +461,6 @@ def test_resized_copies_are_refused(two: Path) -> None:
     assert "1024 x 1024" in detail and "512 x 256" in detail
 
 
-def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(DescryError, match=r"nowhere: no such folder.*nihcc\.app\.box\.com"):
-        scan(tmp_path / "nowhere")
-
-
-def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DescryError, match=r"BBox_List_2017\.csv: this file is missing"):
-        scan(tmp_path)
-
-
-def test_folder_of_another_dataset() -> None:
-    with pytest.raises(DescryError, match=r"BBox_List_2017\.csv: this file is missing"):
-        scan(DATASETS / "rsna" / "sample")
-
-
 @pytest.mark.parametrize("name", ["BBox_List_2017.csv", "Data_Entry_2017_v2020.csv"])
 def test_missing_table(two: Path, name: str) -> None:
     (two / name).unlink()
@@ -538,7 +512,7 @@ def test_ambiguous_tables(two: Path) -> None:
 
 
 def test_conversion_of_the_sample(tmp_path: Path) -> None:
-    report = run(SAMPLE, tmp_path / "a")
+    report = run("nih", SAMPLE, tmp_path / "a")
     assert (report["images"]["out"], report["boxes"]["out"]) == (15, 22)
     assert report["remarks on images"] == {"mode RGBA reduced": 2}
     assert report["leakage"] == {"groups in more than one split": 0}
@@ -551,7 +525,7 @@ def test_conversion_of_the_sample(tmp_path: Path) -> None:
             with Image.open(tmp_path / "a" / "images" / image["file_name"]) as pixels:
                 assert (pixels.mode, pixels.size) == ("L", (1024, 1024))
     assert all(patients) and sum(map(len, patients)) == len(set.union(*patients)) == 14
-    run(SAMPLE, tmp_path / "b", workers=2)
+    run("nih", SAMPLE, tmp_path / "b", workers=2)
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
@@ -571,7 +545,7 @@ def test_conversion_counts_what_it_cannot_use(tmp_path: Path) -> None:
     damaged = raw / "images_001" / "images" / TWO
     damaged.write_bytes(damaged.read_bytes()[:100])
     (raw / "README_CHESTXRAY.pdf").write_bytes(b"%PDF")
-    report = run(raw, tmp_path / "out")
+    report = run("nih", raw, tmp_path / "out")
     assert report["rows"]["dropped"] == {"annotation without image": 1, "unknown class": 1}
     assert report["boxes"]["dropped"] == {
         "image dropped": 1,
@@ -583,20 +557,3 @@ def test_conversion_counts_what_it_cannot_use(tmp_path: Path) -> None:
     assert report["files"]["unused"] == {"not an input of this converter": 1}
     dropped = (tmp_path / "out" / "dropped.csv").read_text()
     assert f"BBox_List_2017.csv:7,annotation without image,{THREE}" in dropped
-
-
-def run(raw: Path, out: Path, workers: int = 1) -> dict:
-    source = open_source("nih", raw)
-    return convert(
-        source, out, seed=0, val_fraction=0.2, test_fraction=0.2, workers=workers, progress=False
-    )
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def test_conversion_names_the_right_converter(tmp_path: Path) -> None:
-    with pytest.raises(DescryError, match="looks like rsna, not like nih"):
-        run(DATASETS / "rsna" / "sample", tmp_path / "out")

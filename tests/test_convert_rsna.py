@@ -1,7 +1,6 @@
 """RSNA Pneumonia 2018: the committed sample literally, then each quirk and each wrong input."""
 
 import json
-import re
 import shutil
 import warnings
 from collections import Counter
@@ -10,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from convert_factory import reasons, run, scan_tables, tree
 from dicom_factory import image_dataset, save
 from PIL import Image
 from toy_source import opened
 
-from pipeline.convert import convert, open_source
 from pipeline.convert.formats.dicom import IMPLAUSIBLE_AGE, describe
 from pipeline.convert.records import Ledger, Record, Unreadable
 from pipeline.errors import DescryError
@@ -53,23 +52,12 @@ def two(tmp_path: Path) -> Path:
     return make(tmp_path / "raw", labels, [f"{A},Lung Opacity", f"{B},Normal"], [A, B])
 
 
-def scan(raw: Path, **parameters: str) -> tuple[list[Record], Ledger]:
-    """Records and ledger; every row read must be used or dropped."""
-    ledger = Ledger()
-    records = list(opened("rsna", raw, **parameters).scan(ledger))
-    for file, rows in ledger.rows_read.items():
-        boxes = sum(b.where.startswith(f"{file}:") for r in records for b in r.boxes)
-        dropped = sum(d.kind == "row" and d.where.startswith(f"{file}:") for d in ledger.drops)
-        assert rows == boxes + ledger.rows_without_box.get(file, 0) + dropped, file
-    return records, ledger
-
-
-def reasons(ledger: Ledger) -> Counter[tuple[str, str]]:
-    return Counter((drop.kind, drop.reason) for drop in ledger.drops)
-
-
 def append(path: Path, *rows: str) -> None:
     path.write_text(path.read_text() + "".join(f"{row}\n" for row in rows))
+
+
+def scan(raw: Path, **parameters: object) -> tuple[list[Record], Ledger]:
+    return scan_tables("rsna", raw, **parameters)
 
 
 # --- the committed sample ---------------------------------------------------------------------
@@ -352,21 +340,6 @@ def test_corrupt_image(two: Path, content: bytes | None) -> None:
     assert source.read(records[1]).pixels.shape == (8, 8)
 
 
-def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(DescryError, match=r"nowhere: no such folder.*kaggle\.com"):
-        scan(tmp_path / "nowhere")
-
-
-def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DescryError, match=re.escape(f"{LABELS}: this file is missing")):
-        scan(tmp_path)
-
-
-def test_folder_of_another_dataset() -> None:
-    with pytest.raises(DescryError, match=re.escape(f"{LABELS}: this file is missing")):
-        scan(DATASETS / "nih" / "sample")
-
-
 def test_missing_images(two: Path) -> None:
     shutil.rmtree(two / "stage_2_train_images")
     with pytest.raises(DescryError, match=r"no \.dcm file in there"):
@@ -398,20 +371,8 @@ def test_unusable_label_table(two: Path, content: bytes, message: str) -> None:
 # --- through the whole conversion -------------------------------------------------------------
 
 
-def run(raw: Path, out: Path, workers: int = 1) -> dict:
-    source = open_source("rsna", raw)
-    return convert(
-        source, out, seed=0, val_fraction=0.2, test_fraction=0.2, workers=workers, progress=False
-    )
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
 def test_conversion_of_the_sample(tmp_path: Path) -> None:
-    report = run(SAMPLE, tmp_path / "a")
+    report = run("rsna", SAMPLE, tmp_path / "a")
     assert (report["images"]["out"], report["boxes"]["out"]) == (16, 10)
     assert [report["splits"][s]["negatives"] for s in ("train", "val", "test")] == [7, 2, 2]
     content = json.loads((tmp_path / "a" / "annotations" / "val.json").read_text())
@@ -420,7 +381,7 @@ def test_conversion_of_the_sample(tmp_path: Path) -> None:
         with Image.open(tmp_path / "a" / "images" / image["file_name"]) as png:
             stored = pydicom.dcmread(SAMPLE / image["source"]).pixel_array
             assert png.mode == "L" and np.array_equal(np.asarray(png), stored)
-    run(SAMPLE, tmp_path / "b", workers=2)
+    run("rsna", SAMPLE, tmp_path / "b", workers=2)
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
@@ -434,7 +395,7 @@ def test_conversion_counts_what_it_cannot_use(tmp_path: Path) -> None:
     append(raw / LABELS, f"{images[6].stem},1,2,3,4,5", "cut,1")
     dicom(raw / "stage_2_train_images" / "unknown.dcm")
     dicom(raw / "stage_2_test_images" / "secret.dcm")
-    report = run(raw, tmp_path / "out")
+    report = run("rsna", raw, tmp_path / "out")
     assert report["rows"]["dropped"] == {
         "annotation without image": 1,
         "class of an image that is not used": 2,
@@ -452,8 +413,3 @@ def test_conversion_counts_what_it_cannot_use(tmp_path: Path) -> None:
     assert (report["images"]["in"], report["images"]["out"]) == (16, 12)
     dropped = (tmp_path / "out" / "dropped.csv").read_text()
     assert "file,stage_2_test_images/secret.dcm,test image without labels," in dropped
-
-
-def test_conversion_names_the_right_converter(tmp_path: Path) -> None:
-    with pytest.raises(DescryError, match="looks like nih, not like rsna"):
-        run(DATASETS / "nih" / "sample", tmp_path / "out")
