@@ -22,7 +22,7 @@ from pipeline.cli.experiment import check, exp
 from pipeline.cli.export import export
 from pipeline.cli.init import init
 from pipeline.cli.paths import CHECKPOINT, there
-from pipeline.cli.predict import predict
+from pipeline.cli.predict import merge, predict
 from pipeline.cli.show import show
 from pipeline.errors import DescryError
 
@@ -203,6 +203,7 @@ def report(
 app.command()(check)
 app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(exp)
 app.command()(predict)
+app.command()(merge)
 app.command()(doctor)
 app.command()(browse)
 app.command()(init)

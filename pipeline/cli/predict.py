@@ -1,7 +1,7 @@
 """The `predict` command: which pictures, how to look, where results go."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -202,6 +202,30 @@ def predict(
             typer.echo(line)
         return
     counts, code = stage.predict(source, out, checkpoint, options, device, archives)
+    _say(counts, out)
+    raise typer.Exit(code)
+
+
+def merge(
+    shards: Annotated[Path, typer.Argument(help="The --out of `descry predict --num-shards`.")],
+    *,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(help="What the shards have read; needed where they share SOP Instance UIDs."),
+    ] = None,
+) -> None:
+    """Put the shards of a prediction together, as one run would have written them."""
+    there(shards, source)
+    from pipeline.predict.merge import merge as run
+    from pipeline.work.progress import Progress
+
+    with Progress("merge", "files") as progress:
+        summary = run(shards, out, source, progress)
+    _say(summary.counts, out)
+    raise typer.Exit(summary.exit_code)
+
+
+def _say(counts: dict[str, Any], out: Path) -> None:
     shown = ("files", "processed", "skipped", "failed", "frames", "detections")
     typer.echo(", ".join(f"{name} {counts[name]}" for name in shown) + f"; see {out}")
-    raise typer.Exit(code)

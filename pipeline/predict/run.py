@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,13 @@ from pipeline.predict.chunks import Chunks
 from pipeline.predict.decode import Reader, Task, confine, ended
 from pipeline.predict.formats import DICOM, FORMATS
 from pipeline.predict.formats.account import tally
-from pipeline.predict.formats.format import MARK, Finished
+from pipeline.predict.formats.format import MARK, Categories, Finished
 from pipeline.predict.options import Options
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import FileResult, Opened
 from pipeline.predict.results import FORMAT, PREDICTION, Results
 from pipeline.predict.select import Place, in_order
+from pipeline.predict.shards import Shared
 from pipeline.predict.sources import find_files, of_shard
 from pipeline.work.journal import Journal
 from pipeline.work.pool import ProcessPool
@@ -98,21 +99,26 @@ def predict_folder(
             source.mkdir(exist_ok=True)
             lost = fetch(source)
         there = [] if lost and not any(source.rglob("*.dcm")) else find_files(source, out)
-        paths = of_shard(sorted({*lost, *there}), options.shard, options.num_shards)
+        everything = sorted({*lost, *there})
+        paths = of_shard(everything, options.shard, options.num_shards)
         plan = Plan(source, detector, options, device)
         pool = stack.enter_context(_readers(plan.reader(lost), options))
-        paths = in_order(_places(pool, paths))
+        shared = Shared(space, plan, everything) if options.num_shards > 1 else None
+        places = _places(pool, paths)
+        paths = in_order(shared.noted(places) if shared else places)
         done = results.resume(plan.identity(paths), options.batch_size, len(paths))
         if done:
             log.info("%d of %d files were finished before; going on", done, len(paths))
         progress(done, len(paths))
         for finished in Chunks(plan, paths, results).committed(pool, done):
             progress(finished, len(paths))
-        counts = _write_results(results, plan)
+        counts = write_results(results, plan.detector.categories, plan.description())
         refused = 0 if send is None else send(space.partial)
         seconds = round(time.monotonic() - started, 3)
         timing = {"seconds": seconds, "files": len(paths) - done, "files_done_before": done}
         write_json(space.partial / "timing.json", timing)
+        if shared:
+            shared.keep()
         space.publish()
     for kind, number in sorted(counts["warnings"].items()):
         log.warning("%s: %d files, see warnings.csv", kind, number)
@@ -163,14 +169,18 @@ def _places(pool: ProcessPool, paths: list[str]) -> Iterator[tuple[str, Place | 
             place = None
 
 
-def _write_results(results: Results, plan: Plan) -> dict[str, Any]:
-    """Write what is made of all results; return the counts."""
-    categories = plan.detector.categories
+def write_results(
+    results: Results, categories: Categories, described: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write what is made of all results; return the counts.
+
+    `described` is `Plan.description`, for run.json.
+    """
     counts = tally(results, categories).counts()
     counts["dicom_objects"] = {
         one.name: sum(1 for _ in (results.folder / one.name).glob("*.dcm")) for one in DICOM
     }
-    about = {"format": FORMAT, "mark": MARK, "counts": counts, **plan.description()}
+    about = {"format": FORMAT, "mark": MARK, "counts": counts, **described}
     for one in FORMATS:
         if one.write is not None:
             one.write(Finished(results, categories, about))

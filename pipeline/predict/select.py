@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pipeline.dicom.read.geometry import slice_position
 from pipeline.dicom.read.header import Header
@@ -83,8 +84,11 @@ def place_of(header: Header) -> Place | None:
     return Place(series, None if position is None else round(position, _DECIMALS), number)
 
 
-def in_order(places: Iterable[tuple[str, Place | None]]) -> list[str]:
-    """Sort paths.
+Name = TypeVar("Name", str, int)
+
+
+def in_order(places: Iterable[tuple[Name, Place | None]]) -> list[Name]:
+    """Sort paths, or numbers that stand for them.
 
     A series stands where its first file stands by path. Inside, files are sorted by position,
     those without one behind the others; then by Instance Number, then by path.
@@ -94,7 +98,7 @@ def in_order(places: Iterable[tuple[str, Place | None]]) -> list[str]:
     places : iterable of (path, Place or None)
         Sorted by path.
     """
-    firsts: dict[str, str] = {}
+    firsts: dict[str, Name] = {}
     keys = []
     for path, place in places:
         if place is None:
@@ -102,7 +106,7 @@ def in_order(places: Iterable[tuple[str, Place | None]]) -> list[str]:
             continue
         first = firsts.setdefault(place.series, path)
         position, number = place.position, place.number
-        by_position = (1, 0.0) if position is None else (0, position)
-        by_number = (1, 0) if number is None else (0, number)
+        by_position: tuple[int, float] = (1, 0.0) if position is None else (0, position)
+        by_number: tuple[int, int] = (1, 0) if number is None else (0, number)
         keys.append((first, *by_position, *by_number, path))
     return [key[-1] for key in sorted(keys)]
