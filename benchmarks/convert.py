@@ -12,6 +12,11 @@ the first scan to the last report) and of all processor time (start of Python in
 decoding (from the DICOM file to 8-bit pixels) and encoding (to PNG, with writing the file); the
 largest memory of the parent and of a worker. About 3 s of processor time are spent on starting
 three Python processes, which shows in small runs. Run it on an idle machine.
+
+    python benchmarks/convert.py --annotations 253
+
+measures one COCO file of so many megabytes instead, over 5,000 small pictures: what reading it
+takes of memory and processor time, and what the whole conversion takes.
 """
 
 import argparse
@@ -27,13 +32,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from machine import machine
+from PIL import Image
 
 from pipeline.atomic import write_json
 from pipeline.convert import open_source
+from pipeline.convert.annotated import AnnotatedFolder
 from pipeline.convert.engine.report import ConversionSettings
 from pipeline.convert.engine.split import Fractions
 from pipeline.convert.engine.writer import Conversion
+from pipeline.convert.records import Ledger
 from pipeline.versions import versions
 from pipeline.work.pool import cores
 
@@ -161,17 +170,87 @@ def slope(runs: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
         yield who, round(grown * 2**20 / (many["images"] - few["images"]))
 
 
+SIDE, PICTURES = 64, 5000  # pixels, files
+
+
+def annotate(raw: Path, megabytes: int) -> int:
+    """Write pictures of noise and a COCO file of boxes; return how many boxes."""
+    drawn = np.random.default_rng(0)
+    (raw / "images").mkdir(parents=True)
+    images = []
+    for number in range(PICTURES):
+        name = f"{number:06d}.png"
+        pixels = drawn.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
+        Image.fromarray(pixels).save(raw / "images" / name, compress_level=1)
+        images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
+    head = json.dumps({"categories": [{"id": 1, "name": "spot"}], "images": images})
+    (raw / "annotations").mkdir()
+    count, written = 0, len(head)
+    with (raw / "annotations" / "all.json").open("w") as stream:
+        stream.write(head[:-1] + ', "annotations": [')
+        while written < megabytes * 10**6:
+            left, top = (drawn.integers(0, 4000, 2) / 100).tolist()
+            width, height = (drawn.integers(100, 2400, 2) / 100).tolist()
+            box = {"bbox": [left, top, width, height], "area": round(width * height, 4)}
+            entry = {"id": count + 1, "image_id": count % PICTURES, "category_id": 1, **box}
+            text = ", " * bool(count) + json.dumps({**entry, "iscrowd": 0})
+            written, count = written + stream.write(text), count + 1
+        stream.write("]}")
+    return count
+
+
+def measure_annotations(raw: Path, out: Path, workers: int) -> dict[str, Any]:
+    """Scan, then convert, in this process, which must be fresh."""
+    source, ledger = AnnotatedFolder(raw), Ledger()
+    boxes = sum(len(record.boxes) for record in source.scan(ledger))
+    scanned = resource.getrusage(resource.RUSAGE_SELF)
+    settings = ConversionSettings(seed=0, fractions=Fractions(0.15, 0.2), png_level=1)
+    report = Conversion(source, settings, workers or cores()).run(out)
+    done = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "boxes read": boxes,
+        "boxes written": report["boxes"]["out"],
+        "scan": {
+            "processor seconds": round(scanned.ru_utime + scanned.ru_stime, 1),
+            "peak memory in MiB": round(scanned.ru_maxrss / 1024, 1),
+        },
+        "scan again and convert": {
+            "processor seconds of the parent": round(
+                done.ru_utime + done.ru_stime - scanned.ru_utime - scanned.ru_stime, 1
+            ),
+            "peak memory in MiB": round(done.ru_maxrss / 1024, 1),
+        },
+    }
+
+
+def run_annotations(megabytes: int, work: Path, workers: int) -> dict[str, Any]:
+    """Write the file, read it in a fresh process, tidy up."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        raw, out = Path(folder) / "raw", Path(folder) / "out"
+        annotations = annotate(raw, megabytes)
+        command = [sys.executable, __file__, "--measure", str(raw), str(out)]
+        command += ["--workers", str(workers), "--annotations", str(megabytes)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+        known = {"megabytes": megabytes, "annotations": annotations, "images": PICTURES}
+        return known | json.loads(done.stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 26684])
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/convert.json")
+    parser.add_argument("--annotations", type=int, help="megabytes of a COCO file, to measure that")
     parser.add_argument("--measure", type=Path, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         raw, out = given.measure
-        print(json.dumps(measure(raw, out, given.workers)))
+        how = measure_annotations if given.annotations else measure
+        print(json.dumps(how(raw, out, given.workers)))
+        return
+    if given.annotations:
+        print(json.dumps(run_annotations(given.annotations, given.work, given.workers), indent=1))
         return
     runs = [run(images, given.work, given.workers) for images in sorted(given.images)]
     result: dict[str, Any] = {"what": "conversion of replicated RSNA files", "runs": runs}

@@ -40,7 +40,11 @@ def load_coco(path: Path, foreign: bool = False) -> dict[str, Any]:
         duplicate id, an annotation of an unknown image or category, a box that is not four
         finite numbers of non-negative size. The message names file, entry, key and value.
     """
-    coco = _read_object(path)
+    return check_coco(_read_object(path), path, foreign)
+
+
+def check_coco(coco: dict[str, Any], path: Path, foreign: bool = False) -> dict[str, Any]:
+    """Check the content of the file at `path` and complete it; see `load_coco`."""
     for key in _LISTS:
         if not isinstance(coco.get(key), list):
             raise DescryError(
