@@ -273,7 +273,7 @@ def test_nothing_is_left_beside_the_output(messy):
     raw, out, _ = messy
     assert sorted(p.name for p in raw.parent.iterdir()) == ["out", "raw"]
     assert sorted(p.name for p in out.iterdir()) == [
-        "annotations", "dropped.csv", "images", "report.json",
+        "annotations", "dropped.csv", "images", "near_duplicates.csv", "report.json",
     ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 import pipeline
 from pipeline.atomic import write_csv, write_json
+from pipeline.convert.engine.alike import BITS, NEAR, near_pairs
 from pipeline.convert.engine.report import (
     ANNOTATION,
     DROPPED,
@@ -29,6 +30,7 @@ from pipeline.work.journal import Journal
 from pipeline.work.workspace import Workspace
 
 IMAGES = "images"  # folder of the images
+NEAR_DUPLICATES = "near_duplicates.csv"
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class Assembly:
         self._sweep(codes)
         self._account_files(codes, counts)
         report = self._report(counts, assigned, len(twins), within)
+        report["near duplicates"] = self._near_duplicates(codes)
         write_csv(
             self.space.partial / "dropped.csv",
             ("kind", "where", "reason", "detail"),
@@ -82,6 +85,18 @@ class Assembly:
         codes[kept] = np.where(twin < 0, assigned.codes, NONE)
         twins = {int(kept[i]): int(kept[twin[i]]) for i in np.flatnonzero(twin >= 0)}
         return assigned, codes, twins, within
+
+    def _near_duplicates(self, codes: np.ndarray) -> dict[str, Any]:
+        """List the images of a held-out split that look like one of a split nearer to training."""
+        rows = []
+        for pair in near_pairs(self.index.looks, codes):
+            ours, theirs = self._entry(pair.image)["file"], self._entry(pair.like)["file"]
+            splits = SPLITS[codes[pair.image]], SPLITS[codes[pair.like]]
+            rows.append((splits[0], ours, splits[1], theirs, str(pair.bits)))
+        columns = ("split", "image", "like split", "like image", f"differing bits of {BITS}")
+        write_csv(self.space.partial / NEAR_DUPLICATES, columns, rows)
+        shown = [f"{a} {ours} is like {b} {theirs} ({n})" for a, ours, b, theirs, n in rows[:10]]
+        return {"across splits": len(rows), "differing bits at most": NEAR, "examples": shown}
 
     def _tally(self, number: int, code: int, twin: int | None, counts: ConversionCounts) -> None:
         """Enter one record into the counts."""

@@ -240,7 +240,7 @@ def summary_line(report: Mapping[str, Any]) -> str:
         f"{report['dataset']}: {images['in']} images in, {images['out']} out ({held}; "
         f"{negatives} without boxes), {boxes['in']} boxes in, {boxes['out']} out "
         f"({boxes['clipped']} clipped); dropped {_total(images)} images, {_total(boxes)} boxes, "
-        f"{_total(report['rows'])} rows{_unused(report)}{warning if empty else ''}"
+        f"{_total(report['rows'])} rows{_unused(report)}{_alike(report)}{warning if empty else ''}"
     )
 
 
@@ -248,6 +248,12 @@ def _unused(report: Mapping[str, Any]) -> str:
     """Images that no annotation names: they are in no other count."""
     count = report["files"]["unused"].get(_NOT_NAMED, 0)
     return f"; {count} image files not used, since no annotation names them" if count else ""
+
+
+def _alike(report: Mapping[str, Any]) -> str:
+    """Held-out images that training may have seen in another form."""
+    count = report["near duplicates"]["across splits"]
+    return f"; {count} held-out images look like one nearer to training" if count else ""
 
 
 def _total(section: Mapping[str, Any]) -> int:

@@ -114,7 +114,7 @@ def describe(source: Source) -> dict[str, Any]:
 
 
 class RecordIndex:
-    """Arrays over the records: 43 bytes each.
+    """Arrays over the records: 75 bytes each.
 
     Attributes
     ----------
@@ -123,6 +123,8 @@ class RecordIndex:
     groups, paths : array (n,), uint64
     pixels : array (n, 2), uint64
         The first 128 bits of the pixels' digest.
+    looks : array (n, 32), uint8
+        Perceptual hash; zeros where there is none.
     official : array (n,), int8
     written, has_box : array (n,), bool
     """
@@ -133,6 +135,7 @@ class RecordIndex:
         self.groups = np.zeros(records, np.uint64)
         self.paths = np.zeros(records, np.uint64)
         self.pixels = np.zeros((records, 2), np.uint64)
+        self.looks = np.zeros((records, 32), np.uint8)
         self.official = np.full(records, NONE, np.int8)
         self.written = np.zeros(records, bool)
         self.has_box = np.zeros(records, bool)
@@ -149,6 +152,8 @@ class RecordIndex:
             self.has_box[number] = bool(entry["boxes"])
             halves = entry["pixels"][:16], entry["pixels"][16:32]
             self.pixels[number] = [int(half, 16) for half in halves]
+            if entry["look"]:
+                self.looks[number] = list(bytes.fromhex(entry["look"]))
 
 
 class HashSet:

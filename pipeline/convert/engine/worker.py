@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.atomic import unwritable
+from pipeline.convert.engine.alike import perceptual_hash
 from pipeline.convert.engine.boxes import CheckedBoxes, check_boxes
 from pipeline.convert.records import Box, Drop, Picture, Record, Source, Unreadable
 from pipeline.errors import DescryError
@@ -30,6 +31,8 @@ class Outcome:
         Size of that file.
     pixels : str
         SHA-256 of shape, type and values.
+    look : str
+        `perceptual_hash` of the pixels.
     boxes : list of [x, y, width, height, label, iscrowd, where]
     boxes_in : int
         Boxes before the rules.
@@ -44,6 +47,7 @@ class Outcome:
     width: int = 0
     height: int = 0
     pixels: str = ""
+    look: str = ""
     boxes: list[list] = field(default_factory=list)
     boxes_in: int = 0
     clipped: int = 0
@@ -117,6 +121,7 @@ class Worker:
             width=width,
             height=height,
             pixels=pixel_digest(picture.pixels),
+            look=perceptual_hash(picture.pixels),
             boxes=[_row(box) for box in checked.boxes],
             boxes_in=len(picture.boxes),
             clipped=checked.clipped,

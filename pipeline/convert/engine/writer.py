@@ -33,10 +33,10 @@ def convert(
 ) -> dict[str, Any]:
     """Convert one dataset to COCO files, images and a report.
 
-    Writes ``annotations/{train,val,test}.json``, ``images/``, ``report.json`` and
-    ``dropped.csv`` into `out`. Equal input and parameters give equal bytes, whatever the number of
-    workers and however often the run was killed: it grows in ``<out>.partial`` and goes on from
-    there.
+    Writes ``annotations/{train,val,test}.json``, ``images/``, ``report.json``, ``dropped.csv`` and
+    ``near_duplicates.csv`` into `out`. Equal input and parameters give equal bytes, whatever the
+    number of workers and however often the run was killed: it grows in ``<out>.partial`` and goes
+    on from there.
 
     Parameters
     ----------
