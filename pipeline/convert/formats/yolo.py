@@ -7,6 +7,7 @@ folders. Formats: the dataset page of Ultralytics and the exports of Roboflow.
 
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.convert.formats.folders import (
+    SPLIT_NAMES,
     FolderPair,
     InvalidRow,
     Selection,
@@ -47,9 +49,20 @@ class YoloCounts:
     outlines: int = 0
 
 
+_DARKNET = re.compile(r"obj_(\w+)_data", re.I)
+
+
 def find_folders(base: Path) -> list[FolderPair]:
-    """Image and label folders below `base`; see `find_pairs`."""
-    return find_pairs(base, "labels")
+    """Image and label folders below `base`: as `find_pairs`, or ``obj_train_data`` of Darknet.
+
+    In the latter, which CVAT and datumaro export as YOLO 1.1, labels lie beside the images.
+    """
+    pairs = find_pairs(base, "labels")
+    if pairs or not base.is_dir():
+        return pairs
+    named = [(p, m[1].lower()) for p in sorted(base.iterdir()) if (m := _DARKNET.fullmatch(p.name))]
+    splits = [(path, SPLIT_NAMES.get(name)) for path, name in named if path.is_dir()]
+    return [FolderPair(path, path, split, split or path.name) for path, split in splits]
 
 
 def open_yolo(raw: Path, starts: list[Path], selection: Selection) -> "YoloLayout":

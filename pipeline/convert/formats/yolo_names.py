@@ -1,5 +1,6 @@
 """Class names of a YOLO dataset, and the image folders that its yaml claims."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import yaml
 from pipeline.convert.formats.folders import SPLIT_NAMES, relative
 from pipeline.convert.records import Ledger
 from pipeline.errors import DescryError
+
+_LISTINGS = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class ClassNames:
         The yaml or classes.txt that they were read from; None: given by the caller.
     keypoints : int
         Numbers behind the box in a row of a pose dataset (``kpt_shape``); 0: no poses.
+    beside : tuple of Path
+        Further files that belong to it: Darknet's settings and lists of images.
     notes : tuple of str
         What the reader of the report should know about that file.
     """
@@ -30,17 +35,21 @@ class ClassNames:
     file: Path | None = None
     notes: tuple[str, ...] = ()
     keypoints: int = 0
+    beside: tuple[Path, ...] = ()
 
     def account(self, raw: Path, ledger: Ledger) -> None:
-        """Claim the file and hand its notes over."""
-        if self.file is not None and self.file.is_relative_to(raw):
-            ledger.claim(relative(raw, self.file))
+        """Claim the files and hand the notes over."""
+        for file in (self.file, *self.beside):
+            if file is not None and file.is_relative_to(raw):
+                ledger.claim(relative(raw, file))
         for text in self.notes:
             ledger.note(text)
 
 
 def find_names(base: Path, raw: Path, images: list[Path], given: tuple[str, ...]) -> ClassNames:
-    """Class names from a yaml or classes.txt in `base` or `raw`, else those `given`.
+    """Class names from a file in `base` or `raw`, else those `given`.
+
+    The file is a yaml, classes.txt, Darknet's obj.names or Label Studio's notes.json.
 
     Parameters
     ----------
@@ -60,11 +69,15 @@ def find_names(base: Path, raw: Path, images: list[Path], given: tuple[str, ...]
         file = _yaml_in(folder)
         if file is not None:
             return _from_yaml(file, images)
-        for listing in (folder / "classes.txt", folder / "labels" / "classes.txt"):
-            if listing.is_file():
-                return ClassNames(
-                    _checked(listing.read_text("utf-8-sig").rstrip().split("\n"), listing), listing
-                )
+        notes = folder / "notes.json"
+        for name in _LISTINGS:
+            if (listing := folder / name).is_file():
+                names = _checked(listing.read_text("utf-8-sig").rstrip().split("\n"), listing)
+                lists = (path for path in folder.glob("*.txt") if path.stem in SPLIT_NAMES)
+                beside = (*sorted(folder.glob("*.data")), *sorted(lists), notes)
+                return ClassNames(names, listing, beside=tuple(p for p in beside if p.is_file()))
+        if notes.is_file():
+            return ClassNames(_from_notes(notes), notes)
     if given:
         return ClassNames(given)
     raise DescryError(
@@ -72,6 +85,16 @@ def find_names(base: Path, raw: Path, images: list[Path], given: tuple[str, ...]
         'dataset\'s data.yaml there, or set `classes`, in index order (e.g. ["negative", '
         '"positive"]).'
     )
+
+
+def _from_notes(file: Path) -> tuple[str, ...]:
+    """Class names of Label Studio's notes: its categories by id, from 0."""
+    try:
+        entries = json.loads(file.read_text("utf-8-sig"))["categories"]
+        names = {str(entry["id"]): str(entry["name"]) for entry in entries}
+    except (ValueError, LookupError, TypeError) as error:
+        raise DescryError(f"{file}: no categories with id and name ({error!r}).") from None
+    return _checked(_as_list(names, file), file)
 
 
 def _yaml_in(folder: Path) -> Path | None:
