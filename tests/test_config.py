@@ -49,7 +49,7 @@ def _keys(tree, prefix=""):
         ("convert.cod10k.classes=both", ["convert.cod10k.classes", "single, super, sub"]),
         ("convert.brain_tumor.fold=6", ["convert.brain_tumor.fold = 6", "at most 5"]),
         ("convert.brain_tumor.plane=oblique", ["'oblique'", "all, axial, coronal, sagittal"]),
-        ("convert.ccellbio.layout=csv", ["'csv'", "auto, coco, voc, yolo, masks"]),
+        ("convert.ccellbio.layout=xml", ["'xml'", "auto, coco, voc, yolo, masks"]),
         ("convert.ccellbio.masks=polygons", ["'polygons'", "instances, classes"]),
         ("convert.ccellbio.tile_overlap=-1", ["convert.ccellbio.tile_overlap = -1", "at least 0"]),
         ("convert.ccellbio.tile_keep=0.0", ["convert.ccellbio.tile_keep", "above 0", "at most 1"]),

@@ -32,34 +32,39 @@ def open_source(name: str, raw: Path, params: Any = None, **more: Any) -> "Sourc
     """
     from pipeline.convert.registry import built_in, find
 
-    dataset = find(name)
-    _check_raw(dataset, raw, [other for other in built_in().values() if other.name != name])
+    dataset, others = find(name), [one for one in built_in().values() if one.name != name]
+    _check_raw(dataset, raw, others, chosen=getattr(params, "layout", "auto") != "auto")
     return dataset.open(raw, params, **more)
 
 
-def _check_raw(dataset: "Dataset", raw: Path, others: "list[Dataset]") -> None:
-    """Refuse a raw folder that is missing, empty or of another dataset."""
+def _check_raw(dataset: "Dataset", raw: Path, others: "list[Dataset]", chosen: bool) -> None:
+    """Refuse a raw folder that is missing, empty or of another dataset.
+
+    With `chosen`, somebody said what an annotated folder holds: reading it shows whether it does.
+    """
     name, way_out = dataset.name, f"{dataset.download} Then give its folder ({raw})."
     if not raw.is_dir():
         what = "is a file, not a folder" if raw.exists() else "does not exist"
         raise DescryError(f"{raw}: the raw folder of {name} {what}. {way_out}")
     if not any(path.name[0] != "." for path in raw.iterdir()):
         raise DescryError(f"{raw}: the raw folder of {name} is empty. {way_out}")
-    if _looks_like(dataset, raw):
+    if _looks_like(dataset.markers, raw) or (chosen and dataset.signs):
         return
-    alike = [other.name for other in others if _looks_like(other, raw)]
+    alike = [other.name for other in others if _looks_like(other.markers, raw)]
     if alike:
         raise DescryError(
             f"{raw}: this looks like {' or '.join(alike)}, not like {name}: use "
             f"`descry convert {alike[0]}`"
         )
+    if _looks_like(dataset.signs, raw):
+        return
     raise DescryError(
         f"{raw}: holds none of {', '.join(dataset.markers)}, so it is not {name}. {way_out}"
     )
 
 
-def _looks_like(dataset: "Dataset", raw: Path) -> bool:
-    return any(next(raw.glob(marker), None) is not None for marker in dataset.markers)
+def _looks_like(markers: tuple[str, ...], raw: Path) -> bool:
+    return any(next(raw.glob(marker), None) is not None for marker in markers)
 
 
 def convert(source: "Source", out: Path, **options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Images with COCO, VOC or YOLO files or masks: datasets of one's own, and what is kept so.
+"""Images with boxes or masks as tools write them: datasets of one's own, and what is kept so.
 
 PNG, JPEG, TIFF, BMP, WebP and single-frame DICOM are read alike. What must not be divided between
 splits (a patient, a slide) is told by the file names, by the COCO file or by the DICOM headers.
@@ -9,20 +9,23 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.convert.formats.box_tables import find_tables
 from pipeline.convert.formats.coco import find_coco
 from pipeline.convert.formats.folders import Groups, Layout, Selection, bases
 from pipeline.convert.formats.mask_folders import MaskLayout, MaskMeaning, find_masks, with_boxes
-from pipeline.convert.formats.pictures import read_picture
+from pipeline.convert.formats.pictures import files_below, read_picture
 from pipeline.convert.formats.slides import read_tile
 from pipeline.convert.formats.tiles import Tiler, Tiling
+from pipeline.convert.formats.tools import TOOLS, find_tools
 from pipeline.convert.formats.voc import open_voc
+from pipeline.convert.formats.volumes import VolumeLayout, find_volumes, read_slice
 from pipeline.convert.formats.yolo import find_folders, open_yolo
 from pipeline.convert.records import Ledger, Picture, Record
 from pipeline.convert.registry import SHAPES, Dataset, FolderParams, annotated
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 
-LAYOUTS = ("coco", "voc", "yolo", "masks")
+LAYOUTS = ("coco", "voc", "yolo", "masks", *TOOLS, "csv", "volumes", "dicom")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,13 @@ class AnnotatedFolder:
         """Class names by id, as the last scan found them; no field, hence no parameter."""
         return []
 
+    @cached_property
+    def _volumes(self) -> VolumeLayout:
+        """The layout, whose files say what their values mean."""
+        layout = self._open()[1]
+        assert isinstance(layout, VolumeLayout)
+        return layout
+
     def _selection(self) -> Selection:
         return Selection(self.params.classes)
 
@@ -84,9 +94,9 @@ class AnnotatedFolder:
         self._names.clear()
         if self.dataset.remark is not None:
             ledger.note(self.dataset.remark(self.raw))
-        layout = self._open()
+        _, layout = self._open()
         records = self._groups().records(layout.records(ledger), ledger)
-        if self.params.tile and isinstance(layout, MaskLayout):
+        if self.params.tile and isinstance(layout, MaskLayout | VolumeLayout):
             raise DescryError(
                 f"{self.name}: tile={self.params.tile}: images with masks are not cut; cut both "
                 "before"
@@ -103,29 +113,53 @@ class AnnotatedFolder:
 
     def read(self, record: Record) -> Picture:
         """Decode one image or tile; see `Source.read`."""
+        if "slice" in record.attributes:
+            return read_slice(self.raw, record, self.intensity, self._volumes.meaning)
+        if "instance" in record.attributes:
+            from pipeline.convert.formats.dicom import read_dicom
+
+            return read_dicom(self.raw, record, self.intensity)
         if "mask" in record.attributes:
             picture = read_picture(self.raw, record, self.intensity)
             return with_boxes(picture, self.raw, record, self._meaning())
         return read_tile(self.raw, record, self.intensity)
 
-    def _open(self) -> Layout:
+    def layout(self) -> str:
+        """Which of `LAYOUTS` it is.
+
+        Raises
+        ------
+        DescryError
+            When there is none, or more than one.
+        """
+        return self._open()[0]
+
+    def _open(self) -> tuple[str, Layout]:
         """Open the one layout that the files show (or that was asked for)."""
         outer = bases(self.raw)
         deeper = [base for folder in outer[1:] for base in bases(folder)[1:]]
-        found: dict[str, Layout] = {}
+        found: dict[Path, dict[str, Layout]] = {}
         for level in (outer[:1], outer[1:], deeper):
-            for base in level:
-                here = self._open_at(base)
-                found.update({f"{name} in {base}": layout for name, layout in here.items()})
+            found = {base: here for base in level if (here := self._open_at(base))}
             if found:
                 break
-        if len(found) == 1:
-            return next(iter(found.values()))
+        several = [f"{name} in {base}" for base, here in found.items() for name in here]
+        if len(several) == 1:
+            return next(iter(next(iter(found.values())).items()))
         if found:
             raise DescryError(
-                f"{self.raw}: holds more than one dataset ({'; '.join(found)}). Set layout, or "
+                f"{self.raw}: holds more than one dataset ({'; '.join(several)}). Set layout, or "
                 "keep one of them."
             )
+        if self.params.layout in ("auto", "dicom"):
+            from pipeline.convert.formats.dicom_objects import find_dicom
+
+            objects = find_dicom(self.raw, self.raw, self._selection())
+            if objects is not None:
+                return "dicom", objects
+        alone = find_coco(self.raw, self.raw, self._selection(), alone=True)
+        if alone is not None and self.params.layout in ("auto", "coco"):
+            return "coco", alone
         raise DescryError(
             f"{self.raw}: layout={self.params.layout}, and no folder is as expected for "
             f"it. Known are {SHAPES}."
@@ -133,18 +167,29 @@ class AnnotatedFolder:
 
     def _open_at(self, base: Path) -> dict[str, Layout]:
         """Layouts that begin at `base`, among those asked for."""
-        selection = self._selection()
-        wanted = LAYOUTS if self.params.layout == "auto" else (self.params.layout,)
+        selection, asked = self._selection(), self.params.layout
+        wanted = LAYOUTS if asked == "auto" else (asked,)
         found: dict[str, Layout | None] = {}
         if "coco" in wanted:
             found["coco"] = find_coco(self.raw, base, selection)
         if "voc" in wanted:
             found["voc"] = open_voc(self.raw, base, selection, self.params.voc_origin)
+        if set(TOOLS) & set(wanted):
+            tools = find_tools(self.raw, base, selection)
+            found |= {tool: layout for tool, layout in tools.items() if tool in wanted}
+        if "volumes" in wanted:
+            plane, channel = self.params.plane, self.params.channel
+            found["volumes"] = find_volumes(self.raw, base, self._meaning(), plane, channel)
         labels, masks = find_folders(base), find_masks(base)
-        others = masks or any(layout is not None for layout in found.values())
-        if others and not any(pair.truth.is_dir() for pair in labels):
-            labels = []  # else images by themselves count as YOLO's, which says what is missing
-        if "yolo" in wanted and labels:
+        if found.get("volumes"):
+            masks = []
+        labelled = any(files_below(pair.truth, {".txt"}) for pair in labels)
+        others = bool(masks) or any(layout is not None for layout in found.values())
+        if "csv" in wanted and not labelled and not others:
+            found["csv"] = find_tables(self.raw, base, selection)
+            others = found["csv"] is not None
+        # Images by themselves count as YOLO's, which says what is missing.
+        if "yolo" in wanted and labels and (labelled or not others):
             found["yolo"] = open_yolo(self.raw, [base], selection)
         if "masks" in wanted and masks:
             found["masks"] = MaskLayout(self.raw, masks, self._meaning())

@@ -24,15 +24,37 @@ if TYPE_CHECKING:
     from pipeline.convert.records import Source
     from pipeline.data.intensity import Intensity
 
+LayoutName = Literal[
+    "auto",
+    "coco",
+    "voc",
+    "yolo",
+    "masks",
+    "datumaro",
+    "labelme",
+    "supervisely",
+    "qupath",
+    "csv",
+    "volumes",
+    "dicom",
+]
+PlaneName = Literal["axial", "coronal", "sagittal"]
 AugmentName = Literal["none", "flip", "xray", "mri", "microscopy", "natural"]
 SHAPES = (
     "COCO (annotations/*.json, *.json, train/*.json, with their images), VOC (Annotations/*.xml "
     "and JPEGImages/, or xml beside the images), YOLO (train/images and train/labels, images/train "
-    "and labels/train, or images and labels), or masks (the same with masks for labels)"
+    "and labels/train, images and labels, or obj_train_data), masks (the same with masks for "
+    "labels), the JSON files of datumaro, LabelMe, Supervisely or QuPath, CSV files with a row per "
+    "box, NIfTI or NRRD volumes with label volumes (imagesTr and labelsTr, or x.nii.gz and "
+    "x_seg.nii.gz), or DICOM images with the reports, structure sets or segmentations of them"
 )
+_NESTS = ("", "*/", "*/*/", "*/*/*/")
 ANNOTATED = (
-    *(f"{nest}*.{kind}" for nest in ("", "*/", "*/*/", "*/*/*/") for kind in ("json", "xml")),
-    *(f"{nest}{kind}" for nest in ("", "*/", "*/*/") for kind in ("labels", "masks")),
+    *(f"{nest}*.{kind}" for nest in _NESTS for kind in ("json", "geojson", "xml")),
+    *(f"{nest}{kind}" for nest in _NESTS[:3] for kind in ("labels", "masks", "obj_*_data")),
+)
+SIGNS = tuple(
+    f"{nest}*.{kind}" for nest in _NESTS for kind in ("csv", "nii", "nii.gz", "nrrd", "dcm")
 )
 
 
@@ -49,6 +71,8 @@ class Dataset:
         Of its group in `convert` of params.yaml.
     markers : tuple of str
         Globs, any one of which says "this raw folder is mine".
+    signs : tuple of str
+        Globs that say so if the folder is no other dataset's.
     download : str
         One or two sentences: what to get, from where, under which terms.
     augment : str or None
@@ -72,6 +96,7 @@ class Dataset:
     modality: tuple[str, ...] = ()
     epochs: int = 30
     supercategory: str = "object"
+    signs: tuple[str, ...] = ()
     remark: Callable[[Path], str] | None = None
 
     def open(
@@ -99,7 +124,7 @@ class Dataset:
 
 @dataclass(frozen=True, config=FROZEN)
 class FolderParams:
-    """Of an annotated folder: COCO, VOC, YOLO and masks, with tiling of large slides (pixels).
+    """Of an annotated folder, with tiling of large slides (pixels).
 
     Attributes
     ----------
@@ -118,6 +143,10 @@ class FolderParams:
         Patient ID of a DICOM file; else every image stands for itself.
     voc_origin : int
         Number of the first pixel in VOC files: 1, or 0 as some exporters count.
+    plane : str
+        Of the slices of volumes.
+    channel : str
+        How the name of the volume ends that is taken of several of a case; empty: the first.
     tile : int
         Side of the tiles in pixels; 0: none, every image stays whole.
     tile_overlap : int
@@ -126,11 +155,13 @@ class FolderParams:
         A box cut by a tile's edge is kept when at least this share of its area is inside.
     """
 
-    layout: Literal["auto", "coco", "voc", "yolo", "masks"] = "auto"
+    layout: LayoutName = "auto"
     classes: tuple[str, ...] = ()
     masks: Literal["instances", "classes"] = "instances"
     group: str = ""
     voc_origin: Literal[0, 1] = 1
+    plane: PlaneName = "axial"
+    channel: str = ""
     tile: Annotated[int, Field(ge=0)] = 0
     tile_overlap: Annotated[int, Field(ge=0)] = 0
     tile_keep: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
@@ -139,7 +170,7 @@ class FolderParams:
 def annotated(name: str, **more: Any) -> Dataset:
     """A dataset that is an annotated folder, such as one's own."""
     download = f"Put images and annotations there as one of: {SHAPES}."
-    told: dict[str, Any] = {"markers": ANNOTATED, "download": download, **more}
+    told: dict[str, Any] = {"markers": ANNOTATED, "signs": SIGNS, "download": download, **more}
     return Dataset(name, "pipeline.convert.annotated:AnnotatedFolder", FolderParams, **told)
 
 

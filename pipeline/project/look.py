@@ -17,7 +17,7 @@ class LookedAt:
     Attributes
     ----------
     layout : str
-        ``coco``, ``voc``, ``yolo`` or ``masks``.
+        One of `pipeline.convert.annotated.LAYOUTS`.
     images : int
     boxes : Counter
         Class -> number; empty for masks, whose objects are found when they are decoded.
@@ -49,25 +49,11 @@ def look(folder: Path, layout: str = "auto") -> LookedAt:
         raise DescryError(f"--data {folder}: no such folder")
     if layout not in ("auto", *LAYOUTS):
         raise DescryError(f"--layout {layout}: must be one of auto, {', '.join(LAYOUTS)}")
-    if layout != "auto":
-        return _scanned(folder, layout)
-    found, errors = [], []
-    for one in LAYOUTS:
-        try:
-            found.append(_scanned(folder, one))
-        except DescryError as error:
-            errors.append(error)
-    if len(found) > 1:
-        names = ", ".join(one.layout for one in found)
-        raise DescryError(f"--data {folder}: may be read as {names}; say which with --layout")
-    return found[0] if found else _scanned(folder, "auto")  # which says what is wrong
-
-
-def _scanned(folder: Path, layout: str) -> LookedAt:
     source = AnnotatedFolder(folder, FolderParams(layout=layout))  # type: ignore[arg-type]
     ledger = Ledger()
     images, boxes = 0, Counter[str]()
     for record in source.scan(ledger):
         images += 1
         boxes.update(box.label for box in record.boxes)
-    return LookedAt(layout, images, Counter(dict(sorted(boxes.items()))), len(ledger.drops))
+    counts = Counter(dict(sorted(boxes.items())))
+    return LookedAt(source.layout(), images, counts, len(ledger.drops))

@@ -51,14 +51,15 @@ def read_dicom(raw: Path, record: Record, intensity: Intensity) -> Picture:
     ------
     Unreadable
         When the file is missing, cannot be decoded, has another size than the annotation declares,
-        or several frames, of which the boxes name none.
+        or several frames, of which the record (its attribute ``frame``, from 1) names none.
     """
     path = raw / record.path
     try:
         header = read_header(path)
-        if (count := frame_count(header)) > 1:
+        number = record.attributes.get("frame")
+        if number is None and (count := frame_count(header)) > 1:
             raise Unreadable("several frames in one file", f"{count} frames")
-        frame = read_frame(header, intensity)
+        frame = read_frame(header, intensity, int(str(number or 1)) - 1)
     except FileNotFoundError as error:
         raise Unreadable("image missing") from error
     except (DicomError, OSError) as error:

@@ -176,8 +176,8 @@ def files_by_name(
     return found
 
 
-def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Files below a folder whose extension, in small letters, is one of `suffixes`; sorted.
+def files_below(folder: Path, suffixes: Collection[str] = ()) -> list[Path]:
+    """Files below a folder whose extension, in small letters, is one of `suffixes`, if any; sorted.
 
     Links to folders are followed (large data is often linked), each real folder once; hidden
     files and the resource forks of macOS are skipped.
@@ -191,5 +191,5 @@ def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
         seen.add(real)
         inner[:] = sorted(name for name in inner if not name.startswith((".", "__MACOSX")))
         here = [Path(place, name) for name in files if not name.startswith(".")]
-        found += [path for path in here if path.suffix.lower() in suffixes]
+        found += [path for path in here if not suffixes or path.suffix.lower() in suffixes]
     return sorted(found)

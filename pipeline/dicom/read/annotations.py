@@ -103,6 +103,27 @@ def read_annotations(path: Path, images: Mapping[str, Header]) -> Iterator[Annot
         raise DicomError("cannot decode", detail) from error
 
 
+def references(path: Path) -> tuple[set[str], bool]:
+    """SOP Instance UIDs of all instances that an object names, and whether it is of whole series.
+
+    Structure sets and segmentations are: who draws them has seen every slice. A report is of the
+    images that it lists, as evidence or with a region.
+
+    Raises
+    ------
+    OSError, pydicom.errors.InvalidDicomError
+        When the file cannot be read.
+    """
+    with quiet():
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        found = {
+            str(element.value)
+            for element in dataset.iterall()
+            if element.keyword == "ReferencedSOPInstanceUID"
+        }
+        return found, not joined(dataset.get("SOPClassUID")).startswith(_REPORTS)
+
+
 def _of_report(item: Dataset, label: str) -> Iterator[Annotation]:
     """All SCOORD items below an item, labelled by the finding beside them or above."""
     children = item.get("ContentSequence") or []
