@@ -57,12 +57,14 @@ class ACP(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """Local context of each position at L growing ranges."""
         grid = y.shape[1:3]
-        f, total = y, torch.zeros_like(y)
+        f, total = y, None
         for conv, norm, gate in zip(self.convs, self.norms, self.gates, strict=True):
             f = conv(f.permute(0, 3, 1, 2))  # (B, C, h, w), channels last in memory
             f = F.gelu(norm(f.permute(0, 2, 3, 1)))
             f = F.max_pool2d(f.permute(0, 3, 1, 2), 3, self.stride, 1).permute(0, 2, 3, 1)
-            total = total + gate * self._restore(f, grid)
+            full = self._restore(f, grid)
+            total = gate * full if total is None else torch.addcmul(total, gate, full)
+        assert total is not None, "depth is at least 1"
         return total
 
     @staticmethod
@@ -93,14 +95,20 @@ class CAT(nn.Module):
         """Logits S (B, N, K) of how much each position belongs to each concept."""
         return self.align(u.flatten(1, 2))
 
-    def forward(self, u: Tensor) -> Tensor:
-        """Forward flow (tokens to concepts), exchange, backward flow (concepts to tokens)."""
+    def forward(self, u: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Forward flow (tokens to concepts), exchange, backward flow (concepts to tokens).
+
+        With a `weight` (C, C) the result is projected by it, where that costs least: K concepts
+        before they are given back, in place of all N tokens after.
+        """
         logits = self.alignment(u).float()  # softmax over N tokens wants fp32
         # The weights of a concept sum to 1, so gathering first and projecting K tokens after
         # equals projecting all N tokens first, at K/N of the cost.
         gathered = logits.softmax(dim=1).to(u.dtype).transpose(1, 2) @ u.flatten(1, 2)
         concepts = self.value(gathered)  # (B, K, C)
         concepts = concepts + self.mix(self.norm(concepts).transpose(1, 2)).transpose(1, 2)
+        if weight is not None:
+            concepts = F.linear(concepts, weight)
         return (logits.softmax(dim=2).to(u.dtype) @ concepts).view_as(u)
 
 
@@ -139,13 +147,15 @@ class Interaction(nn.Module):
         """Join a position's features with its surroundings and its concepts."""
         if self.copies:
             return self.aggregate(torch.cat([y] * self.parts, dim=-1))
-        joined, u = [y], y
+        own, *weights = self.aggregate.weight.chunk(self.parts, dim=1)
+        joined, u = F.linear(y, own, self.aggregate.bias), y
         if self.acp is not None:
-            joined.append(self.acp(y))
-            u = y + joined[-1]
+            acp = self.acp(y)
+            u = y + acp
+            joined = joined + F.linear(acp, weights[0])
         if self.cat is not None:
-            joined.append(self.cat(u))
-        return self.aggregate(torch.cat(joined, dim=-1))
+            joined = joined + self.cat(u, weights[-1])
+        return joined
 
 
 class Stream(nn.Module):

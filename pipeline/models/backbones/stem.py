@@ -9,6 +9,7 @@ that it passes through is kept for the pyramid: a plain patch has no fine detail
 from itertools import pairwise
 from math import gcd
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,8 +42,11 @@ class ConvStem(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The map of stride 8, and the one of stride 16 that blocks start from."""
-        x = images
+        """The map of stride 8, and the one of stride 16 that blocks start from.
+
+        Channels last: a CPU takes half the time for a convolution of few channels and its gradient.
+        """
+        x = images.contiguous(memory_format=torch.channels_last)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.gelu(norm(conv(x)))
         return x, self.patch(x)
