@@ -1,5 +1,6 @@
 """Archives over TLS: Orthanc, what certificates go wrong by, and what is never written."""
 
+import contextlib
 import logging
 import ssl
 
@@ -23,6 +24,7 @@ from urllib3.util import Retry
 from pipeline.archive import connection
 from pipeline.archive.address import parse_address
 from pipeline.archive.query import parse_query
+from pipeline.archive.tls import server_context
 from pipeline.archive.transfer import Transfers
 from pipeline.errors import DescryError
 from pipeline.predict.options import Options
@@ -212,6 +214,32 @@ def test_an_encrypted_line_that_breaks_or_falls_silent(authority, tmp_path, sile
         found = fetched(way, trusting(authority), tmp_path, timeout=1.0 if silent else 5.0)
     assert found == ({}, [ROOT + "9.1", ROOT + "9.2"])
     assert tap.connections == 4
+
+
+def shake_hands(ours, theirs):
+    """TLS between two contexts in memory; what a server makes of the client decides at its end."""
+    to_us, to_them = ssl.MemoryBIO(), ssl.MemoryBIO()
+    here = ours.wrap_bio(to_us, to_them, server_side=True)
+    there = theirs.wrap_bio(to_them, to_us)
+    for _ in range(4):
+        for side in (there, here):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+
+
+def test_who_connects_to_us_has_to_be_known_where_an_authority_is_named(authority, stranger):
+    known, own = trusting(authority), with_certificate(authority)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(authority.ca)
+    client.check_hostname = False
+    shake_hands(server_context({k: v for k, v in own.items() if k not in known}), client)
+    with pytest.raises(ssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
+        shake_hands(server_context(own | known), client)
+    client.load_cert_chain(*stranger.certificate("archive"))
+    with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+        shake_hands(server_context(own | known), client)
+    client.load_cert_chain(*authority.certificate("archive"))
+    shake_hands(server_context(own | known), client)
 
 
 def test_settings_that_cannot_work(authority, tmp_path):
