@@ -277,7 +277,6 @@ def test_masks_by_split_and_what_has_no_partner(tmp_path):
     [
         ({"masks": "classes"}, "masks=classes: classes must name them"),
         ({"classes": ("a", "b")}, "masks=instances: objects are of one class, not of 2"),
-        ({"tile": 8}, "spots: tile=8: images with masks are not cut"),
         ({"masks": "classes", "classes": ("a",)}, None),
         ({"masks": "classes", "classes": ("a", "b")}, "mask value without a class"),
     ],

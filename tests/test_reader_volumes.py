@@ -179,7 +179,7 @@ def test_what_cannot_be_used_is_listed(tmp_path):
         ("imagesTr/bad_0000.nii.gz", "corrupt image"),
         *((f"imagesTr/p{case}_0001.nii.gz", "another channel of the case") for case in range(3)),
     }
-    with pytest.raises(DescryError, match="images with masks are not cut"):
+    with pytest.raises(DescryError, match="slices of volumes are not cut"):
         list(opened("spots", raw, tile=4).scan(Ledger()))
 
 

@@ -13,7 +13,7 @@ from pipeline.convert.formats.box_tables import find_tables
 from pipeline.convert.formats.coco import find_coco
 from pipeline.convert.formats.folders import Groups, Layout, Selection, bases
 from pipeline.convert.formats.mask_folders import MaskLayout, MaskMeaning, find_masks, with_boxes
-from pipeline.convert.formats.pictures import files_below, read_picture
+from pipeline.convert.formats.pictures import files_below
 from pipeline.convert.formats.slides import read_tile
 from pipeline.convert.formats.tiles import Tiler, Tiling
 from pipeline.convert.formats.tools import TOOLS, find_tools
@@ -96,10 +96,9 @@ class AnnotatedFolder:
             ledger.note(self.dataset.remark(self.raw))
         _, layout = self._open()
         records = self._groups().records(layout.records(ledger), ledger)
-        if self.params.tile and isinstance(layout, MaskLayout | VolumeLayout):
+        if self.params.tile and isinstance(layout, VolumeLayout):
             raise DescryError(
-                f"{self.name}: tile={self.params.tile}: images with masks are not cut; cut both "
-                "before"
+                f"{self.name}: tile={self.params.tile}: slices of volumes are not cut into tiles"
             )
         if self.params.tile:
             yield from Tiler(self.raw, self._tiling()).records(records, ledger)
@@ -120,8 +119,8 @@ class AnnotatedFolder:
 
             return read_dicom(self.raw, record, self.intensity)
         if "mask" in record.attributes:
-            picture = read_picture(self.raw, record, self.intensity)
-            return with_boxes(picture, self.raw, record, self._meaning())
+            picture = read_tile(self.raw, record, self.intensity)
+            return with_boxes(picture, self.raw, record, self._meaning(), self.params.tile_keep)
         return read_tile(self.raw, record, self.intensity)
 
     def layout(self) -> str:

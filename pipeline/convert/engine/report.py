@@ -7,13 +7,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pipeline
-from pipeline import dicom
 from pipeline.convert.engine.boxes import RULES
 from pipeline.convert.engine.scan import Scan, describe
 from pipeline.convert.engine.split import Fractions
 from pipeline.convert.engine.worker import box_of_dropped, place
+from pipeline.convert.formats.pictures import SUFFIXES
 from pipeline.convert.records import SPLITS, Source
-from pipeline.data.images import EXTENSIONS
 from pipeline.work.workspace import Kind
 
 CONVERSION = Kind("a conversion", "report.json", "descry conversion")
@@ -21,7 +20,6 @@ IMAGE, ANNOTATION, DROPPED, UNUSED = "images", "annotations", "dropped", "unused
 _NOT_READ = "not an input of this converter"
 _NOT_NAMED = "image that no annotation names"
 _HIDDEN = "hidden or system file"
-_IMAGES = EXTENSIONS | dicom.EXTENSIONS
 DUPLICATE = "duplicate of an image in another split"
 _FILES_APART = 5  # annotation files of one folder and type that are listed one by one
 
@@ -275,4 +273,4 @@ def reason_unused(path: str) -> str:
     parts = path.split("/")
     if any(part.startswith(".") for part in parts) or "__MACOSX" in parts:
         return _HIDDEN
-    return _NOT_NAMED if Path(path).suffix.lower() in _IMAGES else _NOT_READ
+    return _NOT_NAMED if Path(path).suffix.lower() in SUFFIXES else _NOT_READ

@@ -6,6 +6,7 @@ negative; an image without a mask may be anything and is dropped.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,14 @@ from pipeline.convert.formats.masks import (
     mask_of,
     without_void,
 )
-from pipeline.convert.formats.pictures import files_below
+from pipeline.convert.formats.pictures import displayed_size, files_below
+from pipeline.convert.formats.tiles import clip
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
 from pipeline.data.images import EXTENSIONS
 from pipeline.errors import DescryError
 
 _ENDINGS = ("_masks", "_mask", "")
+CUT = "tile with less of an object than tile_keep, which has no box there"
 VOID = "pixels of value 255 count as not labelled"
 _OBJECT = "object"  # the class of instances that were given no name
 
@@ -146,8 +149,10 @@ def find_masks(base: Path) -> list[FolderPair]:
     return pairs if any(pair.truth.is_dir() for pair in pairs) else []
 
 
-def with_boxes(picture: Picture, raw: Path, record: Record, meaning: MaskMeaning) -> Picture:
-    """The picture of a record with the boxes that its mask gives.
+def with_boxes(
+    picture: Picture, raw: Path, record: Record, meaning: MaskMeaning, keep: float
+) -> Picture:
+    """The picture of a record with the boxes that its mask gives, of a tile by the tiles' rule.
 
     Raises
     ------
@@ -156,10 +161,35 @@ def with_boxes(picture: Picture, raw: Path, record: Record, meaning: MaskMeaning
     """
     mask = str(record.attributes["mask"])
     height, width = picture.pixels.shape[:2]
-    objects, void = meaning.objects(mask_of(raw, mask, (width, height)), mask)
+    size = (width, height) if record.crop is None else displayed_size(raw / record.path)
+    objects, void = _objects(raw, mask, size or (width, height), meaning)
     boxes = tuple(Box(*extent, name, f"{mask}:{name} {n}") for name, n, extent in objects)
     notes = (*picture.notes, *([VOID] if void else []))
+    if record.crop is not None:
+        boxes, cut = _in_tile(boxes, record.crop, keep)
+        notes += (CUT,) if cut else ()
     return replace(picture, boxes=boxes, notes=notes)
+
+
+@lru_cache(maxsize=1)
+def _objects(
+    raw: Path, mask: str, size: tuple[int, int], meaning: MaskMeaning
+) -> tuple[list[tuple[str, int, Extent]], bool]:
+    """The objects of a whole mask, once for all tiles that a worker gets in a row."""
+    return meaning.objects(mask_of(raw, mask, size), mask)
+
+
+def _in_tile(
+    boxes: tuple[Box, ...], tile: tuple[int, int, int, int], keep: float
+) -> tuple[tuple[Box, ...], bool]:
+    """Boxes in the frame of a tile, cut to it if `keep` of them is inside; whether one is less."""
+    pieces = [(box, piece) for box in boxes if (piece := clip(box, tile)) is not None]
+    kept = tuple(
+        replace(piece, x=piece.x - tile[0], y=piece.y - tile[1])
+        for box, piece in pieces
+        if piece.width * piece.height >= keep * box.width * box.height
+    )
+    return kept, len(kept) < len(pieces)
 
 
 def _by_image(pair: FolderPair, raw: Path, ledger: Ledger) -> dict[str, str]:

@@ -6,16 +6,21 @@ What reads DICOM is imported where there is some: conversion of ordinary images 
 import os
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from pipeline import dicom
+from pipeline.convert.formats import whole_slides
+from pipeline.convert.formats.whole_slides import SLIDES
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
 from pipeline.data.images import EXTENSIONS, DecodedImage, ImageError, frame_of, read_image
 from pipeline.data.intensity import Intensity
 
-SUFFIXES = EXTENSIONS | dicom.EXTENSIONS
+SUFFIXES = EXTENSIONS | dicom.EXTENSIONS | SLIDES
+_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def displayed_size(path: Path) -> tuple[int, int] | None:
@@ -24,11 +29,13 @@ def displayed_size(path: Path) -> tuple[int, int] | None:
         from pipeline.convert.formats.dicom import size_of
 
         return size_of(path)
+    if is_slide(path):
+        return whole_slides.size_of(path)
     try:
         with Image.open(path) as image:
             orientation, (width, height) = _frame(image)
             return (height, width) if orientation >= 5 else (width, height)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (*_UNREADABLE, *_TOO_LARGE):
         return None
 
 
@@ -36,8 +43,22 @@ def is_turned(path: Path) -> bool:
     """Whether the file asks to be shown turned or mirrored (EXIF orientation 2 to 8)."""
     try:
         with Image.open(path) as image:
-            return _frame(image)[0] != 1
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return not is_slide(path) and _frame(image)[0] != 1
+    except (*_UNREADABLE, *_TOO_LARGE):
+        return False
+
+
+@lru_cache(maxsize=64)
+def is_slide(path: Path) -> bool:
+    """Whether a file is read a rectangle at a time: a scanner's, or a TIFF beyond all limits."""
+    if path.suffix.lower() in SLIDES:
+        return True
+    try:
+        with Image.open(path):
+            return False
+    except _TOO_LARGE:
+        return path.suffix.lower() in (".tif", ".tiff")
+    except _UNREADABLE:
         return False
 
 
@@ -65,6 +86,8 @@ def read_picture(raw: Path, record: Record, intensity: Intensity) -> Picture:
     Unreadable
         As `read_ordinary` or `dicom_files.read_dicom`.
     """
+    if is_slide(raw / record.path):
+        return Picture(whole_slides.read_region(raw / record.path, None), record.boxes)
     if not _is_dicom(raw / record.path):
         return read_ordinary(raw, record)
     from pipeline.convert.formats.dicom import read_dicom

@@ -3,10 +3,12 @@
 TIFF 6.0, section 8 (strips) and section 15 (tiles): an uncompressed part is its rows of pixels,
 one after the other, so a rectangle lies at known places of the file.
 
-Cost of reading: a JPEG or PNG can only be decoded from its beginning, and a compressed TIFF is
-decoded whole by Pillow. Each worker keeps the slide that it decoded last, so a slide costs one
-decoding (and its full size in memory) per worker that gets some of its tiles. Of an uncompressed
-TIFF only the strips or tiles that the wanted rectangle crosses are read.
+Of slides of scanners and of TIFFs beyond the limit of pixels, OpenSlide reads the rectangle.
+
+Cost of reading otherwise: a JPEG or PNG can only be decoded from its beginning, and a compressed
+TIFF is decoded whole by Pillow. Each worker keeps the slide that it decoded last, so a slide costs
+one decoding (and its full size in memory) per worker that gets some of its tiles. Of an
+uncompressed TIFF only the strips or tiles that the wanted rectangle crosses are read.
 """
 
 from functools import lru_cache
@@ -15,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.convert.formats.pictures import read_picture
+from pipeline.convert.formats.pictures import is_slide, read_picture
+from pipeline.convert.formats.whole_slides import read_region
 from pipeline.convert.records import Picture, Record, Unreadable
 from pipeline.data.intensity import Intensity
 
@@ -95,7 +98,9 @@ def read_tile(raw: Path, record: Record, intensity: Intensity) -> Picture:
     x, y, width, height = record.crop
     notes: tuple[str, ...] = ()
     pixels = read_stored(raw / record.path, record.crop)
-    if pixels is None:
+    if pixels is None and is_slide(raw / record.path):
+        pixels = read_region(raw / record.path, record.crop)
+    elif pixels is None:
         slide = _last_slide(raw, record.path, intensity)
         pixels, notes = slide.pixels[y : y + height, x : x + width], slide.notes
     if pixels.shape[:2] != (height, width):
