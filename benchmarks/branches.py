@@ -43,6 +43,17 @@ def parts(interaction: Interaction) -> dict[str, slice]:
     return {name: slice(i * width, (i + 1) * width) for i, name in enumerate(names)}
 
 
+def joined(interaction: Interaction, y: Tensor) -> list[Tensor]:
+    """What W_o joins, [y; acp; cat] or copies of y, in the order of `parts`."""
+    if interaction.copies:
+        return [y] * interaction.parts
+    found, u = [y], y
+    if interaction.acp is not None:
+        found.append(interaction.acp(y))
+        u = y + found[-1]
+    return found if interaction.cat is None else [*found, interaction.cat(u)]
+
+
 @contextmanager
 def without(streams: list[Stream], name: str) -> Iterator[None]:
     """W_o's columns of a part are zero inside the block."""
@@ -59,18 +70,20 @@ class Shares:
     """Sums of squares of a stream and of what each part adds to it, while it runs."""
 
     def __init__(self, stream: Stream) -> None:
+        self.interaction = stream.interaction
         self.parts = parts(stream.interaction)
         self.squares = dict.fromkeys(("stream", *self.parts), 0.0)
-        self.weight = stream.interaction.aggregate.weight
         stream.register_forward_pre_hook(self._stream)
-        stream.interaction.aggregate.register_forward_pre_hook(self._joined)
+        stream.interaction.register_forward_pre_hook(self._joined)
 
     def _stream(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
         self.squares["stream"] += float(inputs[0].double().square().sum())
 
     def _joined(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
-        for name, chosen in self.parts.items():
-            added = F.linear(inputs[0][..., chosen], self.weight[:, chosen])
+        weight = self.interaction.aggregate.weight
+        features = joined(self.interaction, inputs[0])
+        for (name, chosen), part in zip(self.parts.items(), features, strict=True):
+            added = F.linear(part, weight[:, chosen])
             self.squares[name] += float(added.double().square().sum())
 
     def result(self) -> dict[str, float]:
