@@ -67,8 +67,9 @@ class Train:
     """Optimisation; see `pipeline.train.optimisation` and `pipeline.train.settings`.
 
     `lr` is for `lr_batch` images a step and grows with the root of a step's images. `steps` are the
-    least updates of a run. `init` is a file of weights to start from, empty: random weights.
-    `compile`, `channels_last` and `fused` are about speed, but change bits.
+    least updates of a run. `augment_strength`, `mosaic` and `oversample` are those of
+    `pipeline.data.loader`, `weak_epochs` is the share of the epochs at the end without them. `init`
+    is a file of weights to start from, empty: random weights. `compile`, `channels_last` and `fused` are about speed, but change bits.
     """
 
     seed: Seed = 0
@@ -76,14 +77,19 @@ class Train:
     lr: Positive = 1e-3
     lr_batch: Annotated[int, Field(ge=1)] = 16
     weight_decay: NotNegative = 0.05
-    schedule: Literal["cosine", "step"] = "cosine"
+    schedule: Literal["cosine", "flat", "step"] = "cosine"
     warmup: Fraction = 0.05
     final_lr: Fraction = 0.01
+    flat: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     milestones: tuple[Fraction, ...] = (0.7, 0.9)
     decay: Fraction = 0.1
     clip_norm: Positive = 1.0
     steps: Annotated[int, Field(ge=0)] = 0
     accumulate: Annotated[int, Field(ge=1)] = 1
+    augment_strength: Annotated[float, Field(ge=0.0, le=3.0)] = 1.0
+    weak_epochs: Fraction = 0.0
+    mosaic: Fraction = 0.0
+    oversample: Fraction = 0.0
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     keep: Literal["last", "best"] = "last"
     precision: Literal["fp32", "bf16"] = "fp32"

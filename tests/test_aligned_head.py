@@ -5,9 +5,9 @@ import torch
 from torchvision.ops import generalized_box_iou_loss
 
 from pipeline.models.heads import assignment
-from pipeline.models.heads.aligned import BINS, AlignedHead, distribution_loss
-from pipeline.models.heads.assignment import align, giou, iou
-from pipeline.models.params import Selection
+from pipeline.models.heads.aligned import BINS, AlignedHead, distribution_loss, score_loss
+from pipeline.models.heads.assignment import align, atss, giou, iou
+from pipeline.models.params import HeadRules, Selection
 
 # Four places on a line, 8 px apart, and what each predicts there.
 PLACES = torch.tensor([[4.0, 4.0], [12.0, 4.0], [20.0, 4.0], [28.0, 4.0]])
@@ -61,6 +61,27 @@ def test_boxes_in_pieces_give_the_same_assignment(monkeypatch):
     assert len(whole[0].unique()) == 33  # of 40 boxes that lie over each other, and background
 
 
+def test_atss_takes_the_near_anchors_that_overlap_more_than_is_usual(monkeypatch):
+    # Level 1: squares of 8 px at 4, 12, 20, 28; level 2: of 16 px at 8 and 24; all 8 px high.
+    squares = torch.tensor([[x, 0, x + 8, 8] for x in (0.0, 8, 16, 24)])
+    anchors = torch.cat([squares, torch.tensor([[0.0, 0, 16, 8], [16, 0, 32, 8]])])
+    # Two candidates of each level. Box 0-16: IoU .5, .5, 1 and 0, mean .5, deviation .408: the
+    # third alone. Box 14-25, centre 19.5: anchors 2 (8/11), 1 (2/17), 5 (9/18) and 4 (2/25);
+    # mean .356, deviation .310: anchor 2.
+    boxes = torch.tensor([[0.0, 0, 16, 8], [14, 0, 25, 8]])
+    assert atss(boxes, anchors, [4, 2], 2, 8.0).tolist() == [-1, -1, 1, -1, 0, -1]
+    monkeypatch.setattr(assignment, "CHUNK", 1)  # a box at a time
+    assert atss(boxes, anchors, [4, 2], 2, 8.0).tolist() == [-1, -1, 1, -1, 0, -1]
+    assert atss(NO_BOXES, anchors, [4, 2], 2, 8.0).tolist() == [-1] * 6
+
+
+def test_the_quality_focal_loss_is_cross_entropy_times_distance_squared():
+    # At logit 0: -log .5 = .693, times (1 - .5)^2 and (.5 - .5)^2.
+    logits, wanted = torch.zeros(2), torch.tensor([1.0, 0.5])
+    assert score_loss(logits, wanted, focal=True).item() == pytest.approx(0.25 * 0.693147)
+    assert score_loss(logits, wanted, focal=False).item() == pytest.approx(2 * 0.693147)
+
+
 def test_iou_of_boxes_by_position():
     a = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 1, 1]])
     b = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [2, 2, 3, 3]])
@@ -94,7 +115,7 @@ GRIDS = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
 
 
 def test_perfect_outputs_have_no_loss_and_give_the_box_back():
-    head = AlignedHead(16, 2, anchor_scale=2.0)
+    head = AlignedHead(16, 2)
     target = {"boxes": torch.tensor([[16.0, 8, 40, 32]]), "labels": torch.tensor([1])}
     losses = head.loss(perfect(head), GRIDS, (64, 64), [target])
     assert all(value.item() == pytest.approx(0, abs=1e-4) for value in losses.values()), losses
@@ -106,16 +127,17 @@ def test_perfect_outputs_have_no_loss_and_give_the_box_back():
 def test_boxes_are_exact_also_under_autocast():
     """8 bits hold places up to 256 only."""
     torch.manual_seed(0)
-    head = AlignedHead(16, 2, anchor_scale=2.0)
+    head = AlignedHead(16, 2)
     sides, places = torch.randn(50, 4 * BINS), torch.rand(50, 2) * 800
     exact = head.boxes(sides, places, torch.full((50,), 8.0))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(head.boxes(sides, places, torch.full((50,), 8.0)), exact)
 
 
-def test_a_batch_of_negatives_has_a_finite_loss_and_gradients():
+@pytest.mark.parametrize("rules", [HeadRules(), HeadRules(assignment="atss")])
+def test_a_batch_of_negatives_has_a_finite_loss_and_gradients(rules):
     torch.manual_seed(0)
-    head = AlignedHead(16, 2, anchor_scale=2.0)
+    head = AlignedHead(16, 2, rules)
     outputs = head([torch.randn(2, 16, *grid) for grid in GRIDS])
     empty = {"boxes": NO_BOXES, "labels": NO_LABELS}
     losses = head.loss(outputs, GRIDS, (64, 64), [empty, empty])

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from pipeline.data.augment import RECIPES, augmentation
+from pipeline.data.mosaic import Picture, mosaic
 
 BOX = np.array([[20, 10, 60, 30]], np.float32)
 
 
 def only(*transforms, boxes=BOX, shape=(80, 100), name="none"):
     """A recipe whose transforms are replaced by fixed ones; boxes and labels that come out."""
-    RECIPES["fixed"] = lambda: list(transforms)
+    RECIPES["fixed"] = lambda strength: list(transforms)
     try:
         out = augmentation("fixed")(
             image=np.zeros(shape, np.uint8), bboxes=boxes, labels=np.arange(len(boxes))
@@ -69,9 +70,9 @@ def picture(channels=()):
     return pixels, np.array([[40, 90, 90, 130]], np.float32)
 
 
-def augmented(name, seeds=range(60), channels=()):
+def augmented(name, seeds=range(60), channels=(), strength=1.0):
     """Pixels and box for each seed in which the box stays."""
-    recipe = augmentation(name)
+    recipe = augmentation(name, strength)
     pixels, boxes = picture(channels)
     for seed in seeds:
         recipe.set_random_seed(seed)
@@ -121,3 +122,42 @@ def test_a_recipe_does_something_and_the_seed_decides_what(name):
 
     assert bytes_of(range(10)) == bytes_of(range(10))
     assert len(set(bytes_of(range(10)))) > 1
+
+
+def spread(name, strength):
+    """How many different pictures there are, and how much the box's width differs."""
+    found = list(augmented(name, range(40), channels=(3,), strength=strength))
+    widths = [min(right - left, bottom - top) for _, (left, top, right, bottom) in found]
+    return len({pixels.tobytes() for pixels, _ in found}), max(widths) - min(widths)
+
+
+@pytest.mark.parametrize(
+    ("name", "mirrored"), [("xray", 1), ("mri", 2), ("natural", 2), ("microscopy", 8)]
+)
+def test_without_strength_pictures_are_mirrored_only_and_with_more_they_change_more(name, mirrored):
+    assert spread(name, 0.0) == (mirrored, 0)
+    plain, strong = spread(name, 1.0), spread(name, 3.0)
+    assert plain[0] > 15 and strong[1] > 1.5 * plain[1] > 5
+
+
+def test_a_mosaic_holds_of_each_picture_what_its_part_shows():
+    """Four squares of one grey each, with a dot of 8 px in the middle."""
+    parts = []
+    for i in range(4):
+        square = np.full((64, 64, 3) if i == 3 else (64, 64), 50 * (i + 1), np.uint8)
+        square[28:36, 28:36] = 255
+        parts.append(Picture(square, np.array([[28, 28, 36, 36]], np.float32), np.array([i])))
+    counts = []
+    for seed in range(30):
+        square, boxes, labels = mosaic(parts, np.random.default_rng(seed))
+        assert square.shape == (64, 64, 3)
+        corners = [int(square[y, x, 0]) for y, x in ((0, 0), (0, 63), (63, 0), (63, 63))]
+        assert all(c in (50 * (i + 1), 255) for i, c in enumerate(corners))
+        for x0, y0, x1, y1 in boxes.astype(int):
+            assert (square[y0:y1, x0:x1] == 255).all()
+        # what is not in a box is a sliver of a dot: less than 30 % of its 64 px
+        bright = (square[..., 0] == 255).sum()
+        boxed = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum()
+        assert boxed <= bright < boxed + 4 * 0.3 * 64 and len(set(labels)) == len(labels)
+        counts.append(len(boxes))
+    assert min(counts) < 2 and max(counts) > 2

@@ -14,14 +14,18 @@ from PIL import Image
 
 from pipeline.config import load_params
 from pipeline.data.cache import CachePlan, PictureSource
+from pipeline.data.dataset import sample_seed
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
 from pipeline.data.loader import LoaderPlan, _start_worker, training_loader
-from pipeline.data.order import EpochBatches, EpochSampler
+from pipeline.data.order import EpochBatches, EpochSampler, rarity
 from pipeline.errors import DescryError
 from pipeline.stages.machine import picture_cache
 
 PLAN = LoaderPlan(64, Intensity(), "mri", seed=3, batch_size=2, sizes=(32, 64, 96))
+VARIED = replace(
+    PLAN, augment="microscopy", strength=2.0, weak_from=2, mosaic=0.5, oversample=0.5, seed=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +74,12 @@ def test_a_batch_is_one_stack_of_8_bit_squares(coco):
     assert torch.equal(moved.images, batch.images) and moved.image_ids == batch.image_ids
 
 
-def test_workers_change_nothing(coco):
-    alone = batches(coco, PLAN)
+@pytest.mark.parametrize("plan", [PLAN, VARIED], ids=["plain", "varied"])
+def test_workers_change_nothing(coco, plan):
+    alone = batches(coco, plan)
     assert len(alone) == 10 and len(set(alone)) == 10
-    assert batches(coco, replace(PLAN, workers=1)) == alone
-    assert batches(coco, replace(PLAN, workers=2)) == alone
+    assert batches(coco, replace(plan, workers=1)) == alone
+    assert batches(coco, replace(plan, workers=2)) == alone
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
@@ -108,12 +113,39 @@ def test_a_step_has_one_size_and_sizes_change_from_step_to_step():
     assert drawn != [step[0].size for step in addresses(length=400, epoch=2)]
 
 
-def test_going_on_in_the_middle_of_an_epoch_gives_the_rest_of_it(coco):
-    whole = batches(coco, PLAN, (1, 2))
-    going_on = replace(PLAN, first_epoch=1, skip_batches=3)
+@pytest.mark.parametrize("plan", [PLAN, VARIED], ids=["plain", "varied"])
+def test_going_on_in_the_middle_of_an_epoch_gives_the_rest_of_it(coco, plan):
+    whole = batches(coco, plan, (1, 2))
+    going_on = replace(plan, first_epoch=1, skip_batches=3)
     assert batches(coco, going_on, (1, 2)) == whole[3:]
     assert len(training_loader(coco, going_on)) == 5  # as Lightning counts, of the whole epoch
     assert addresses(epoch=1, skip=(1, 5)) == []
+
+
+def test_images_of_rare_classes_are_shown_more_often_and_each_time_otherwise():
+    # Class 0 is in 3 of 4 images, class 1 in one: sqrt(.75 / .75) = 1 and sqrt(.75 / .25) = 1.73.
+    classes = [np.array(labels, np.int64) for labels in ([0, 0], [0], [0, 1], [])]
+    weights = rarity(classes, 0.75)
+    np.testing.assert_allclose(weights, [1, 1, 3**0.5, 1])
+    orders = [EpochSampler(4, 0, epoch, weights).order() for epoch in range(400)]
+    shown = np.bincount(np.concatenate(orders), minlength=4) / 400
+    np.testing.assert_allclose(shown, weights * 4 / weights.sum(), atol=0.03)
+    twice = next(order for order in orders if (order == 2).sum() == 2)
+    sampler = EpochSampler(4, 0, 0, weights)
+    sampler.order = lambda: twice
+    (batch,) = EpochBatches(sampler, 4, (64,))
+    assert sorted(a.turn for a in batch if a.image == 2) == [0, 1]
+    assert len({sample_seed(0, *address.drawn) for address in batch}) == 4
+
+
+def test_the_last_epochs_are_weak_and_only_pictures_without_a_place_become_mosaics(coco):
+    plain = replace(VARIED, mosaic=0.0, oversample=0.0)
+    all_mosaics = replace(plain, mosaic=1.0)
+    assert batches(coco, plain, [2]) == batches(coco, all_mosaics, [2])
+    assert batches(coco, plain, [2]) == batches(coco, replace(plain, strength=0.0), [2])
+    assert not set(batches(coco, plain, [1])) & set(batches(coco, all_mosaics, [1]))
+    films = replace(plain, augment="xray")
+    assert batches(coco, films) == batches(coco, replace(films, mosaic=1.0))
 
 
 def test_more_processes_than_images_is_an_error(coco):

@@ -11,7 +11,8 @@ from pipeline.models.build import build_detector
 from pipeline.models.heads import matching
 from pipeline.models.heads.focal import focal_loss
 from pipeline.models.heads.matching import BACKGROUND, IGNORED, match
-from pipeline.models.params import DetectorSpec
+from pipeline.models.heads.retinanet import RetinaNetHead
+from pipeline.models.params import DetectorSpec, HeadRules
 
 
 def boxes(count, seed):
@@ -78,6 +79,30 @@ def test_certain_logits_have_finite_losses_and_gradients():
     # right and certain costs nothing; wrong and certain .75 * 200 (background), .25 * 200
     torch.testing.assert_close(loss, torch.tensor(200.0))
     torch.testing.assert_close(logits.grad.flatten(), torch.tensor([0, 0.75, -0.25, 0]))
+
+
+@pytest.mark.parametrize(
+    ("rules", "box", "positives"),
+    [
+        # Anchor 0 is the box, anchor 1 half of it: IoU .5, both positive. Coded sides of anchor 1:
+        # its centre is .5 off by its height, log 2 in height: (.5 + .693) / 2 positives.
+        ({}, (0.5 + 0.693147) / 2, 2),
+        # GIoU 1 and .5: 2 * .5 / 2
+        ({"box_loss": "giou"}, 0.5, 2),
+        # Of the overlaps 1, .5 and 0 (mean .5, deviation .5) one is not below 1.
+        ({"assignment": "atss", "box_loss": "giou"}, 0.0, 1),
+    ],
+)
+def test_what_stands_for_a_box_and_what_its_sides_cost(rules, box, positives):
+    head = RetinaNetHead(16, 1, HeadRules(**rules))
+    anchors = torch.tensor([[0.0, 0, 40, 40], [0, 0, 40, 20], [80, 80, 120, 120]])
+    outputs = {"cls_logits": torch.full((1, 3, 1), -99.0), "bbox_regression": torch.zeros(1, 3, 4)}
+    target = {"boxes": torch.tensor([[0.0, 0, 40, 40]]), "labels": torch.tensor([0])}
+    losses = head.loss_at(anchors, outputs, [target], [3])
+    assert losses["box"].item() == pytest.approx(box, abs=1e-5)
+    # A positive whose score is 0 costs alpha * 99; the sum is divided by the positives.
+    assert losses["classification"].item() == pytest.approx(0.25 * 99)
+    assert int((head.matched(target["boxes"], anchors, [3]) >= 0).sum()) == positives
 
 
 def test_8_bit_batches_and_lists_of_floats_are_the_same_input():

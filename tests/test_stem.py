@@ -1,10 +1,12 @@
-"""The convolutional stem of a ViT."""
+"""The convolutional stem of a ViT, and the stride-4 map of the other backbones."""
 
 import pytest
 import torch
 
 from pipeline.models.backbones.stem import ConvStem
 from pipeline.models.backbones.vit import ViT
+from pipeline.models.build import build_backbone
+from pipeline.models.params import DetectorSpec
 
 
 def test_parameters_of_a_stem_of_128():
@@ -34,3 +36,21 @@ def test_the_finest_map_sees_where_in_its_patch_a_dot_is():
         c3 = backbone(dots)[0]
     left, right = (c3[0] - c3[1]).abs().sum(dim=0)[2, 2:4]  # their cells of 8 px
     assert min(left, right) > 1.0
+
+
+@pytest.mark.parametrize("family", ["swin", "dat", "acmix_swin", "acmix_resnet", "glnet"])
+def test_a_stride_4_map_is_added_to_the_finest_map_alone(family):
+    torch.manual_seed(0)
+    plain, summed = (
+        build_backbone(DetectorSpec(backbone=family, size="micro", num_classes=1, detail=detail))
+        for detail in ("none", "sum")
+    )
+    missing = summed.load_state_dict(plain.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in missing.missing_keys} == {"detail"}
+    assert not missing.unexpected_keys
+    images = torch.rand(2, 3, 128, 160)
+    with torch.inference_mode():
+        without, maps = plain.eval()(images), summed.eval()(images)
+    assert [level.shape for level in maps] == [level.shape for level in without]
+    same = [torch.equal(a, b) for a, b in zip(maps, without, strict=True)]
+    assert same == [False, True, True]

@@ -122,6 +122,11 @@ def test_decay_spares_norms_biases_positions_and_gates():
     [
         # half way down a cosine from 1 to .1 is .55
         ({"warmup": 0.2, "final_lr": 0.1}, {0: 0.5, 1: 1.0, 2: 1.0, 6: 0.55, 10: 0.1}),
+        # flat over the first half of the 8 steps after warm-up, then half way down
+        (
+            {"schedule": "flat", "warmup": 0.2, "final_lr": 0.1},
+            {0: 0.5, 1: 1.0, 6: 1.0, 8: 0.55, 10: 0.1},
+        ),
         (
             {"schedule": "step", "warmup": 0.2, "milestones": (0.5, 0.8), "decay": 0.1},
             dict(enumerate([0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])),

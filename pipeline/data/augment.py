@@ -14,57 +14,66 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the ne
 import albumentations as A
 
 MIN_VISIBILITY = 0.3  # share of a box's area that must stay in the picture
+SMALLEST = 0.2  # factor that a picture is shrunk by at most
 
 
-def augmentation(name: str) -> A.Compose:
-    """The recipe of a name, one of `RECIPES`; it draws from a seed set before each picture."""
+def augmentation(name: str, strength: float = 1.0) -> A.Compose:
+    """The recipe of a name, one of `RECIPES`; it draws from a seed set before each picture.
+
+    `strength` multiplies how far a picture is moved, scaled, turned and recoloured; what mirrors it
+    stays.
+    """
     boxes = A.BboxParams(
         "pascal_voc", label_fields=["labels"], clip=True, min_visibility=MIN_VISIBILITY
     )
-    return A.Compose(RECIPES[name](), bbox_params=boxes)
+    return A.Compose(RECIPES[name](strength), bbox_params=boxes)
 
 
-def _none() -> list[A.BasicTransform]:
+def _none(_: float) -> list[A.BasicTransform]:
     return [A.NoOp()]
 
 
-def _flip() -> list[A.BasicTransform]:
+def _flip(_: float) -> list[A.BasicTransform]:
     return [A.HorizontalFlip(p=0.5)]
 
 
-def _xray() -> list[A.BasicTransform]:
+def _xray(strength: float) -> list[A.BasicTransform]:
     """Another position before the detector, another window.
 
     No flip: the side on which heart, aortic arch and stomach bubble lie is what the films agree
     on, and a mirrored chest is a finding of its own (situs inversus).
     """
-    return [_moved(scale=0.1, shift=0.05, degrees=5), _window(0.1)]
+    return [_moved(strength, scale=0.1, shift=0.05, degrees=5), _window(0.1 * strength)]
 
 
-def _mri() -> list[A.BasicTransform]:
+def _mri(strength: float) -> list[A.BasicTransform]:
     """As X-rays, and mirrored: a brain is nearly symmetric, a tumour may be on either side."""
-    return [A.HorizontalFlip(p=0.5), _moved(scale=0.1, shift=0.05, degrees=10), _window(0.1)]
+    return [
+        A.HorizontalFlip(p=0.5),
+        _moved(strength, scale=0.1, shift=0.05, degrees=10),
+        _window(0.1 * strength),
+    ]
 
 
-def _microscopy() -> list[A.BasicTransform]:
+def _microscopy(strength: float) -> list[A.BasicTransform]:
     """A slide has no up: all eight quarter turns and mirrorings; stain and lamp vary a little."""
     return [
         A.D4(p=1.0),
-        _moved(scale=0.1, shift=0.05, degrees=0),
-        A.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02, p=0.5),
+        _moved(strength, scale=0.1, shift=0.05, degrees=0),
+        _coloured(0.1 * strength, 0.02 * strength),
     ]
 
 
-def _natural() -> list[A.BasicTransform]:
+def _natural(strength: float) -> list[A.BasicTransform]:
     """Mirrored, nearer or farther, in other light; the ground changes colour with the animal."""
     return [
         A.HorizontalFlip(p=0.5),
-        _moved(scale=0.3, shift=0.1, degrees=5),
-        A.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02, p=0.5),
+        _moved(strength, scale=0.3, shift=0.1, degrees=5),
+        _coloured(0.2 * strength, 0.02 * strength),
     ]
 
 
-RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
+RECIPES: dict[str, Callable[[float], list[A.BasicTransform]]] = {
     "none": _none,
     "flip": _flip,
     "xray": _xray,
@@ -72,15 +81,19 @@ RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
     "microscopy": _microscopy,
     "natural": _natural,
 }
+MOSAICS = ("microscopy", "natural")  # pictures of many things, none of which has a place
 
 
-def _moved(*, scale: float, shift: float, degrees: float) -> A.Affine:
+def _moved(strength: float, *, scale: float, shift: float, degrees: float) -> A.BasicTransform:
     """Scale by up to 1 +- `scale`, shift by a share of the sides, turn; half of all pictures.
 
     What comes in from outside is black, like the padding of the square.
     """
+    if strength == 0:
+        return A.NoOp()  # a picture that is warped onto itself still loses sharpness
+    scale, shift, degrees = (strength * most for most in (scale, shift, degrees))
     return A.Affine(
-        scale=(1 - scale, 1 + scale),
+        scale=(max(SMALLEST, 1 - scale), 1 + scale),
         translate_percent=(-shift, shift),
         rotate=(-degrees, degrees),
         keep_ratio=True,
@@ -90,6 +103,15 @@ def _moved(*, scale: float, shift: float, degrees: float) -> A.Affine:
     )
 
 
-def _window(limit: float) -> A.RandomBrightnessContrast:
+def _coloured(limit: float, hue: float) -> A.BasicTransform:
+    """Other stain or light; half of all pictures."""
+    if limit == 0:
+        return A.NoOp()
+    return A.ColorJitter(brightness=limit, contrast=limit, saturation=limit, hue=hue, p=0.5)
+
+
+def _window(limit: float) -> A.BasicTransform:
     """Another centre and width of the window, as shares of the range; half of all pictures."""
+    if limit == 0:
+        return A.NoOp()
     return A.RandomBrightnessContrast(brightness_limit=limit, contrast_limit=limit, p=0.5)

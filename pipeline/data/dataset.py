@@ -1,7 +1,7 @@
-"""Training samples: a picture, augmented and fitted to the square.
+"""Training samples: a picture, augmented and fitted to the square, or parts of four.
 
-Augmentation is keyed by (seed, epoch, index): which worker makes a sample, and how many workers
-there are, changes nothing.
+Augmentation is keyed by (seed, epoch, index, turn): which worker makes a sample, and how many
+workers there are, changes nothing.
 """
 
 import albumentations as A
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from pipeline.data.cache import PictureSource
 from pipeline.data.geometry import fit_square
+from pipeline.data.mosaic import Picture, mosaic, partners
 from pipeline.data.order import Address
 from pipeline.data.sample import Sample, to_tensor
 
@@ -26,29 +27,55 @@ class DetectionDataset(Dataset[Sample]):
     augment : albumentations.Compose
         From `pipeline.data.augment.augmentation`.
     seed : int
+    weak : (int, albumentations.Compose), optional
+        The first epoch that has another augmentation, and no mosaics, and this augmentation.
+    mosaics : float
+        Share of the samples that are made of parts of four pictures.
     """
 
-    def __init__(self, source: PictureSource, augment: A.Compose, seed: int) -> None:
+    def __init__(
+        self,
+        source: PictureSource,
+        augment: A.Compose,
+        seed: int,
+        *,
+        weak: tuple[int, A.Compose] | None = None,
+        mosaics: float = 0.0,
+    ) -> None:
         self.source, self.augment, self.seed = source, augment, seed
+        self.weak, self.mosaics = weak, mosaics
 
     def __len__(self) -> int:
         return len(self.source.index)
 
     def __getitem__(self, address: Address) -> Sample:
-        epoch, i, size = address
-        pixels, boxes, labels = self._picture(i)
-        self.augment.set_random_seed(sample_seed(self.seed, epoch, i))
-        out = self.augment(image=pixels, bboxes=boxes, labels=labels)
-        square, fit = fit_square(out["image"], size)
-        boxes = fit.boxes_in(np.asarray(out["bboxes"], dtype=np.float32).reshape(-1, 4))
-        labels = np.asarray(out["labels"], dtype=np.int64).reshape(-1)
+        picture = self._augmented(address)
+        if self.mosaics and not self._is_weak(address.epoch):
+            more, rng = partners(self.seed, address.drawn, len(self), self.mosaics)
+            if more:
+                others = [self._augmented(address._replace(image=j)) for j in more]
+                picture = mosaic([picture, *others], rng)
+        square, boxes, labels = picture
         keep = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) >= MIN_SIDE
         return Sample(
             to_tensor(square),
             torch.from_numpy(boxes[keep].astype(np.float32)),
             torch.from_numpy(labels[keep]),
-            int(self.source.index.image_ids[i]),
+            int(self.source.index.image_ids[address.image]),
         )
+
+    def _is_weak(self, epoch: int) -> bool:
+        return self.weak is not None and epoch >= self.weak[0]
+
+    def _augmented(self, address: Address) -> Picture:
+        """A picture after augmentation, fitted to the square."""
+        pixels, boxes, labels = self._picture(address.image)
+        augment = self.weak[1] if self.weak and self._is_weak(address.epoch) else self.augment
+        augment.set_random_seed(sample_seed(self.seed, *address.drawn))
+        out = augment(image=pixels, bboxes=boxes, labels=labels)
+        square, fit = fit_square(out["image"], address.size)
+        boxes = fit.boxes_in(np.asarray(out["bboxes"], dtype=np.float32).reshape(-1, 4))
+        return Picture(square, boxes, np.asarray(out["labels"], dtype=np.int64).reshape(-1))
 
     def _picture(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pixels (H, W) or (H, W, 3), boxes (n, 4) xyxy in them, labels (n,)."""
@@ -58,6 +85,6 @@ class DetectionDataset(Dataset[Sample]):
         return pixels, (boxes * np.tile(shrunk, 2)).astype(np.float32), labels
 
 
-def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """A 32-bit seed that differs for every (seed, epoch, index)."""
-    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0])
+def sample_seed(seed: int, *place: int) -> int:
+    """A 32-bit seed that differs for every seed and place (epoch, index)."""
+    return int(np.random.SeedSequence((seed, *place)).generate_state(1)[0])

@@ -7,15 +7,16 @@ from time import perf_counter
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.data.augment import augmentation
+from pipeline.data.augment import MOSAICS, augmentation
 from pipeline.data.cache import CachePlan, PictureSource
 from pipeline.data.dataset import DetectionDataset
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
-from pipeline.data.order import EpochBatches, EpochSampler
+from pipeline.data.order import EpochBatches, EpochSampler, rarity
 from pipeline.data.sample import Batch, collate
 from pipeline.errors import DescryError
 
@@ -31,6 +32,14 @@ class LoaderPlan:
     intensity : Intensity
     augment : str
         Name of a recipe of `pipeline.data.augment`.
+    strength : float
+        Of this recipe.
+    weak_from : int or None
+        The first epoch in which it has strength 0 and there are no mosaics.
+    mosaic : float
+        Share of the samples that are mosaics, where the recipe is one of `MOSAICS`.
+    oversample : float
+        Share of images below which a class counts as rare, see `rarity`; 0: all images alike.
     seed : int
         Decides order, augmentation and sizes, together with the epoch.
     batch_size : int
@@ -55,6 +64,10 @@ class LoaderPlan:
     seed: int
     batch_size: int
     sizes: tuple[int, ...] = ()
+    strength: float = 1.0
+    weak_from: int | None = None
+    mosaic: float = 0.0
+    oversample: float = 0.0
     workers: int = 0
     rank: int = 0
     world_size: int = 1
@@ -73,6 +86,27 @@ def training_loader(index: CocoIndex, plan: LoaderPlan) -> DataLoader[Batch]:
     Raises
     ------
     DescryError
+        See `epoch_batches`.
+    """
+    sides = plan.sizes or (plan.image_size,)
+    source = PictureSource(index, plan.intensity, max(sides), plan.cache)
+    return DataLoader(
+        _dataset(source, plan),
+        batch_sampler=epoch_batches(index, plan),
+        num_workers=plan.workers,
+        collate_fn=collate,
+        pin_memory=plan.pin_memory,
+        persistent_workers=plan.workers > 0,
+        worker_init_fn=_start_worker,
+    )
+
+
+def epoch_batches(index: CocoIndex, plan: LoaderPlan) -> EpochBatches:
+    """Which images make the batches of an epoch.
+
+    Raises
+    ------
+    DescryError
         When there are fewer images than training processes.
     """
     if len(index) < plan.world_size:
@@ -80,25 +114,30 @@ def training_loader(index: CocoIndex, plan: LoaderPlan) -> DataLoader[Batch]:
             f"{index.path}: {len(index)} training images for {plan.world_size} processes; "
             "start no more processes than there are images"
         )
-    sizes = plan.sizes or (plan.image_size,)
-    batches = EpochBatches(
-        EpochSampler(len(index), plan.seed, plan.first_epoch),
+    return EpochBatches(
+        EpochSampler(len(index), plan.seed, plan.first_epoch, _weights(index, plan)),
         min(plan.batch_size, len(index) // plan.world_size),
-        sizes,
+        plan.sizes or (plan.image_size,),
         rank=plan.rank,
         world_size=plan.world_size,
         skip=(plan.first_epoch, plan.skip_batches),
     )
-    source = PictureSource(index, plan.intensity, max(sizes), plan.cache)
-    dataset: Dataset[Any] = DetectionDataset(source, augmentation(plan.augment), plan.seed)
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=plan.workers,
-        collate_fn=collate,
-        pin_memory=plan.pin_memory,
-        persistent_workers=plan.workers > 0,
-        worker_init_fn=_start_worker,
+
+
+def _weights(index: CocoIndex, plan: LoaderPlan) -> np.ndarray | None:
+    if not plan.oversample:
+        return None
+    return rarity([index.objects(i)[1] for i in range(len(index))], plan.oversample)
+
+
+def _dataset(source: PictureSource, plan: LoaderPlan) -> Dataset[Any]:
+    weak = None if plan.weak_from is None else (plan.weak_from, augmentation(plan.augment, 0.0))
+    return DetectionDataset(
+        source,
+        augmentation(plan.augment, plan.strength),
+        plan.seed,
+        weak=weak,
+        mosaics=plan.mosaic if plan.augment in MOSAICS else 0.0,
     )
 
 

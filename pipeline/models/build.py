@@ -3,7 +3,7 @@
 from pipeline.errors import DescryError
 from pipeline.models.backbones.acmix import AcmixSwin
 from pipeline.models.backbones.acmix_resnet import AcmixResNet
-from pipeline.models.backbones.base import Backbone
+from pipeline.models.backbones.base import Backbone, StagedBackbone
 from pipeline.models.backbones.dat import Dat
 from pipeline.models.backbones.glnet import GLNet
 from pipeline.models.backbones.swin import Swin
@@ -40,7 +40,7 @@ def build_backbone(spec: DetectorSpec, *, checkpointing: bool = False) -> Backbo
         raise DescryError(f"backbone {spec.backbone} has no size {spec.size!r}: use one of {known}")
     if spec.width and spec.backbone != "vit":
         raise DescryError(f"model.width = {spec.width}: only vit can be widened, set it to 0")
-    return family(
+    backbone = family(
         size,
         interaction=spec.interaction,
         drop_path=spec.drop_path,
@@ -48,10 +48,13 @@ def build_backbone(spec: DetectorSpec, *, checkpointing: bool = False) -> Backbo
         options=spec.backbone_options(),
         **({"width": spec.width, "stem": spec.stem} if spec.backbone == "vit" else {}),
     )
+    if spec.detail == "sum" and isinstance(backbone, StagedBackbone):
+        backbone.add_detail()
+    return backbone
 
 
 def build_detector(spec: DetectorSpec, *, checkpointing: bool = False) -> Detector:
     """A detector with freshly drawn weights; `checkpointing` recomputes its backbone's blocks."""
     backbone = build_backbone(spec, checkpointing=checkpointing)
-    head = HEADS[spec.head](spec.fpn_channels, spec.num_classes, anchor_scale=spec.anchor_scale)
+    head = HEADS[spec.head](spec.fpn_channels, spec.num_classes, spec.rules)
     return Detector(backbone, head, spec.fpn_channels, spec.selection, (spec.mean, spec.std))

@@ -17,6 +17,7 @@ from pipeline.schema import FROZEN, Fraction, Positive, Schema
 
 BackboneName = Literal["vit", "swin", "dat", "acmix_swin", "acmix_resnet", "glnet"]
 HeadName = Literal["retinanet", "aligned"]
+DetailName = Literal["none", "sum"]
 StemName = Literal["patch", "convolutions"]
 SizeName = Literal["micro", "tiny", "small", "base", "stl", "4g", "9g", "16g", "26", "38", "50"]
 Group = TypeVar("Group")
@@ -212,7 +213,37 @@ class Model(InteractionSpec):
 
 
 @dataclass(frozen=True, config=FROZEN)
-class Scale:
+class HeadRules:
+    """What a head learns from; see `pipeline.models.heads`.
+
+    Attributes
+    ----------
+    anchor_scale : float
+        Side of the smallest anchor in units of its level's stride, for heads with anchors; of the
+        one square that stands for a place, where a head without is assigned by ATSS.
+    assignment : {"own", "atss"}
+        Which places stand for a box: as the head has it (IoU with anchors of at least .5;
+        alignment of score and IoU), or those near its centre whose IoU is above the mean and
+        deviation of them all (arXiv 1912.02424).
+    box_loss : {"l1", "giou"}
+        Of a head with anchors: distance of the coded sides, as in the paper, or GIoU of the boxes.
+        A head without has GIoU.
+    score_loss : {"cross_entropy", "quality_focal"}
+        Of a head without anchors; the second is that of arXiv 2006.04388. With anchors it is the
+        focal loss.
+    """
+
+    anchor_scale: Positive = 4.0
+    assignment: Literal["own", "atss"] = "own"
+    box_loss: Literal["l1", "giou"] = "l1"
+    score_loss: Literal["cross_entropy", "quality_focal"] = "cross_entropy"
+
+
+PAPER = HeadRules()
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Scale(HeadRules):
     """How large a detector is, and in which form: the paper's, or one that learns sooner.
 
     Attributes
@@ -222,19 +253,20 @@ class Scale:
     stem : {"patch", "convolutions"}
         What a ViT's blocks start from: one convolution of 16 x 16 px, as in the paper, or four of
         3 x 3, whose stride-8 map the pyramid sees as well. Other backbones have stems of their own.
+    detail : {"none", "sum"}
+        What becomes of the stride-4 map of other backbones: nothing, as in the paper, or it is
+        brought to stride 8 and added to that map.
     head : {"retinanet", "aligned"}
         With anchors, as in the paper, or without; see `pipeline.models.heads`.
     fpn_channels : int
         Channels of the pyramid and of the head.
-    anchor_scale : float
-        Side of the smallest anchor in units of its level's stride, for heads with anchors.
     """
 
     size: SizeName = "small"
     stem: StemName = "patch"
+    detail: DetailName = "none"
     head: HeadName = "retinanet"
     fpn_channels: Annotated[int, Field(ge=16, le=1024, multiple_of=16)] = 256
-    anchor_scale: Positive = 4.0
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -285,6 +317,11 @@ class DetectorSpec(Selection, Scale, Model):
     def interaction(self) -> InteractionSpec:
         """What the backbone's blocks take of it."""
         return _part(InteractionSpec, self)
+
+    @property
+    def rules(self) -> HeadRules:
+        """What the head learns from."""
+        return _part(HeadRules, self)
 
     @property
     def selection(self) -> Selection:

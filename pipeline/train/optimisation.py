@@ -1,9 +1,9 @@
 """What an update is: learning rate, weight decay, the moving average of the weights.
 
-AdamW (arXiv 1711.05101) with linear warm-up, then cosine or step decay. The moving average is
-Lightning's callback with an average that suits short runs: Lightning's own `EMAWeightAveraging`
-averages integer buffers too, which cuts them down to other integers, and its first steps weigh as
-much as all others together in a short run.
+AdamW (arXiv 1711.05101) with linear warm-up, then a cosine, a flat part and a cosine, or decay in
+steps. The moving average is Lightning's callback with an average that suits short runs: Lightning's
+own `EMAWeightAveraging` averages integer buffers too, which cuts them down to other integers, and
+its first steps weigh as much as all others together in a short run.
 """
 
 import math
@@ -38,6 +38,8 @@ def lr_factor(step: int, steps: int, train: Train) -> float:
         passed = sum(step >= round(share * steps) for share in train.milestones)
         return train.decay**passed
     progress = min(1.0, (step - warm) / max(1, steps - warm))
+    if train.schedule == "flat":
+        progress = max(0.0, progress - train.flat) / (1 - train.flat)
     low = train.final_lr
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from math import ceil
 from pathlib import Path
@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from pipeline.atomic import replacing, write_json
 from pipeline.config import Train
 from pipeline.data.index import CocoIndex
-from pipeline.data.loader import LoaderPlan, ResumableLoader, training_loader
+from pipeline.data.loader import LoaderPlan, ResumableLoader, epoch_batches, training_loader
 from pipeline.errors import DescryError
 from pipeline.models.build import build_detector
 from pipeline.models.detector import Detector
@@ -164,11 +164,15 @@ def _loader(
     progress: Progress,
 ) -> tuple[ResumableLoader, Steps]:
     """The batches that are left, and the arithmetic of the whole run."""
+    chosen = settings.train
     plan = LoaderPlan(
         image_size=settings.image_size,
         intensity=settings.intensity,
         augment=settings.augment,
-        seed=settings.train.seed,
+        seed=chosen.seed,
+        strength=chosen.augment_strength,
+        mosaic=chosen.mosaic,
+        oversample=chosen.oversample,
         batch_size=settings.batch_size,
         sizes=settings.train_sizes,
         workers=machine.workers,
@@ -179,16 +183,18 @@ def _loader(
         skip_batches=progress.batch,
         pin_memory=machine.device == "cuda",
     )
-    loader = training_loader(training, plan)
-    accumulate = settings.train.accumulate
-    batches = len(loader) // accumulate * accumulate
+    epoch, accumulate = epoch_batches(training, plan), chosen.accumulate
+    batches = len(epoch) // accumulate * accumulate
     if batches == 0:
         raise DescryError(
             f"train.accumulate = {accumulate}: an epoch of {training.path} has only "
-            f"{len(loader)} batches; lower it or batch_size"
+            f"{len(epoch)} batches; lower it or batch_size"
         )
-    images = loader.batch_sampler.batch_size * processes.world * accumulate  # type: ignore[union-attr]
-    epochs = max(settings.epochs, ceil(settings.train.steps * accumulate / batches))
+    images = epoch.batch_size * processes.world * accumulate
+    epochs = max(settings.epochs, ceil(chosen.steps * accumulate / batches))
+    if chosen.weak_epochs:
+        plan = replace(plan, weak_from=epochs - round(chosen.weak_epochs * epochs))
+    loader = training_loader(training, plan)
     left = ResumableLoader(loader, batches, epochs, progress.epoch, progress.batch)
     return left, Steps(images, batches, accumulate, epochs)
 

@@ -65,16 +65,35 @@ class Backbone(nn.Module):
 class StagedBackbone(Backbone):
     """A backbone of four stages, whose last three make the maps.
 
+    The first, of stride 4, can be added to the one of stride 8: see `add_detail`.
+
     Attributes
     ----------
     norms : OutputNorms
+    detail : Detail or None
     """
 
     norms: "OutputNorms"
+    detail: "Detail | None"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.detail = None
+
+    def add_detail(self) -> None:
+        """From now on add what the stride-4 map holds to the stride-8 one; weights drawn anew."""
+        self.detail = Detail(self.channels[0])
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The feature maps of images whose sides are multiples of 32."""
-        return self.norms(self.trunk(images)[1:])
+        return self.joined(self.trunk(images))
+
+    def joined(self, stages: list[Tensor]) -> list[Tensor]:
+        """The feature maps made of the four stages' outputs."""
+        maps = self.norms(stages[1:])
+        if self.detail is not None:
+            maps[0] = maps[0] + self.detail(stages[0])
+        return maps
 
     def trunk(self, images: Tensor) -> list[Tensor]:
         """The four stages' outputs (B, C, H, W), strides 4 to 32, without output norms."""
@@ -130,6 +149,22 @@ class BatchNorm2d(nn.BatchNorm2d):
             mean, var = self.running_mean, self.running_var
             return F.batch_norm(input, mean, var, self.weight, self.bias, eps=self.eps)
         return super().forward(input)
+
+
+class Detail(nn.Module):
+    """A stride-4 map (B, C / 2, H, W) to one of stride 8, (B, C, H / 2, W / 2): norm, convolution.
+
+    The only other way from there into the pyramid leads through the merging of patches.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels // 2)
+        self.conv = nn.Conv2d(channels // 2, channels, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Channels last inside."""
+        return self.conv(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
 class OutputNorms(nn.ModuleList):

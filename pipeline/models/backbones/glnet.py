@@ -236,7 +236,7 @@ class GLNet(StagedBackbone):
 
     def maps(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         """The feature maps of images whose sides are multiples of 32; `sizes` as in `forward`."""
-        return self.norms(self.trunk(images, sizes)[1:])
+        return self.joined(self.trunk(images, sizes))
 
     def trunk(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         """The four stages' outputs (B, C, H, W), strides 4 to 32, without norms."""

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.heads.assignment import align, giou
+from pipeline.models.heads.assignment import align, atss, giou, iou
 from pipeline.models.heads.base import Head, Size, Targets, select, share_of_all
-from pipeline.models.params import Selection
+from pipeline.models.params import PAPER, HeadRules, Selection
 from pipeline.models.pyramid import LEVEL_STRIDES
 
 DEPTH = 2  # convolutions of a tower
@@ -27,6 +27,7 @@ BINS = 16
 BIN = 0.5  # width of a bin in strides of the level: a place reaches 7.5 strides to each side
 PRIOR = 0.01  # score of a place before training
 BOX, DISTRIBUTION = 4.0, 0.5  # weights of the losses beside that of the scores
+NEAREST = 9  # of a level, candidates of a box with ATSS
 
 
 class AlignedHead(Head):
@@ -38,14 +39,14 @@ class AlignedHead(Head):
         Of the levels and the towers; a multiple of 8.
     num_classes : int
         K; labels are 0 to K - 1, there is no background class.
-    anchor_scale : float
-        Not used: there are no anchors.
+    rules : HeadRules
     """
 
     steps: Tensor
 
-    def __init__(self, channels: int, num_classes: int, *, anchor_scale: float) -> None:
+    def __init__(self, channels: int, num_classes: int, rules: HeadRules = PAPER) -> None:
         super().__init__()
+        self.rules = rules
         self.score_tower, self.side_tower = _tower(channels), _tower(channels)
         self.score = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.side = nn.Conv2d(channels, 4 * BINS, 3, padding=1)
@@ -78,7 +79,7 @@ class AlignedHead(Head):
     def loss(
         self, outputs: dict[str, Tensor], grids: Sequence[Size], size: Size, targets: Targets
     ) -> dict[str, Tensor]:
-        """Cross-entropy of the scores, GIoU, and the sides' bins, in fp32; see `Head.loss`.
+        """Loss of the scores, GIoU, and the sides' bins, in fp32; see `Head.loss`.
 
         All are divided by the sum of the aims of the scores over batch and processes. On a GPU
         this waits once, for the places of the positives.
@@ -86,10 +87,11 @@ class AlignedHead(Head):
         logits, sides = outputs["scores"].float(), outputs["sides"].float()
         places, strides = cell_centres(grids, logits.device)
         boxes = self.boxes(sides, places, strides)
+        counts = [height * width for height, width in grids]
         with torch.no_grad():
             given = [
-                align(t["boxes"].float(), t["labels"], places, b, s, LEVEL_STRIDES[0])
-                for t, b, s in zip(targets, boxes, logits.sigmoid(), strict=True)
+                self._assigned(target, places, strides, counts, b, s)
+                for target, b, s in zip(targets, boxes, logits.sigmoid(), strict=True)
             ]
         which, aims = (torch.stack(parts) for parts in zip(*given, strict=True))  # (B, A) each
         image, place = torch.where(which >= 0)  # (P,) each, P positives of the batch
@@ -100,7 +102,7 @@ class AlignedHead(Head):
         weight, total = aims[image, place], share_of_all(aims.sum())
         wanted = torch.zeros_like(logits)
         wanted[image, place, labels] = weight
-        scored = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        scored = score_loss(logits, wanted, focal=self.rules.score_loss == "quality_focal")
         overlap = 1 - giou(boxes[image, place], aim)
         bins = distribution_loss(sides[image, place], places[place], strides[place], aim)
         return {
@@ -108,6 +110,27 @@ class AlignedHead(Head):
             "box": BOX * (overlap * weight).sum() / total,
             "distribution": DISTRIBUTION * (bins * weight).sum() / total,
         }
+
+    def _assigned(
+        self,
+        target: dict[str, Tensor],
+        places: Tensor,
+        strides: Tensor,
+        counts: Sequence[int],
+        predicted: Tensor,
+        scores: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Per place the index of its box or -1, and the score that it should have, (A,) each."""
+        boxes = target["boxes"].float()
+        if self.rules.assignment == "own":
+            return align(boxes, target["labels"], places, predicted, scores, LEVEL_STRIDES[0])
+        half = strides[:, None] * self.rules.anchor_scale / 2
+        squares = torch.cat([places - half, places + half], dim=1)
+        which = atss(boxes, squares, counts, NEAREST, LEVEL_STRIDES[0])
+        if len(boxes) == 0:
+            return which, torch.zeros_like(strides)
+        overlap = iou(predicted, boxes[which.clamp(min=0)])
+        return which, torch.where(which >= 0, overlap, 0.0)
 
     def detections(
         self,
@@ -130,6 +153,14 @@ class AlignedHead(Head):
             )
 
         return [of_image(i) for i in range(len(sizes))]
+
+
+def score_loss(logits: Tensor, wanted: Tensor, *, focal: bool) -> Tensor:
+    """Cross-entropy with aims between 0 and 1, summed; `focal`: times distance squared (eq. 3)."""
+    if not focal:
+        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+    losses = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    return (losses * (wanted - logits.sigmoid()).square()).sum()
 
 
 def distribution_loss(sides: Tensor, places: Tensor, strides: Tensor, aim: Tensor) -> Tensor:

@@ -1,12 +1,18 @@
-"""Which places of a pyramid learn from which box: task alignment (TOOD, arXiv 2108.07755).
+"""Which places of a pyramid learn from which box: by task alignment (TOOD, arXiv 2108.07755), or
+by statistics of overlaps (ATSS, arXiv 1912.02424).
 
-A place is a candidate for a box that holds it. Of each box's candidates those stand for it whose
-prediction is best already, by score * IoU**6: classification and localisation are asked together,
-so that the places that score high are those whose boxes fit. A place that several boxes want goes
-to the one that it overlaps best.
+By alignment a place is a candidate for a box that holds it. Of each box's candidates those stand
+for it whose prediction is best already, by score * IoU**6: classification and localisation are
+asked together, so that the places that score high are those whose boxes fit. A place that several
+boxes want goes to the one that it overlaps best.
 
-Notation: n boxes, A places of all levels, K classes.
+With ATSS the candidates of a box are those nearest to its centre, some of each level, and those
+stand for it whose anchors overlap it by more than is usual among them.
+
+Notation: n boxes, A places of all levels (with RetinaNet's head: anchors), K classes.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -71,11 +77,68 @@ def align(
     return which, torch.where(which >= 0, share * closest[box], 0.0)
 
 
+def atss(
+    boxes: Tensor, anchors: Tensor, counts: Sequence[int], nearest: int, least: float
+) -> Tensor:
+    """Per anchor the index of its box or `NONE`; an anchor that several want takes the closest.
+
+    In bounded memory; nothing waits for a GPU.
+
+    Parameters
+    ----------
+    boxes : tensor (n, 4), xyxy in pixels; n may be 0
+    anchors : tensor (A, 4), xyxy
+    counts : sequence of int
+        Anchors of each level; their sum is A.
+    nearest : int
+        Candidates of a level.
+    least : float
+        As in `align`.
+
+    Returns
+    -------
+    (A,) int64
+    """
+    which = torch.full((len(anchors),), NONE, dtype=torch.int64, device=anchors.device)
+    best = anchors.new_zeros(len(anchors))
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    step = max(1, CHUNK // len(anchors))
+    for start in range(0, len(boxes), step):
+        part = boxes[start : start + step]
+        at = _nearest(part, centres, counts, nearest)  # (n, C)
+        overlap = iou(part[:, None], anchors[at])
+        usual = overlap.mean(dim=1) + overlap.std(dim=1)
+        centre, reach = _reach(part[:, None], least)
+        held = ((centres[at] - centre).abs() <= reach).all(dim=2)
+        good = overlap * (held & (overlap >= usual[:, None]))
+        dense = overlap.new_zeros(len(part), len(anchors)).scatter_(1, at, good)
+        top, row = dense.max(dim=0)
+        better = top > best
+        best, which = torch.where(better, top, best), torch.where(better, row + start, which)
+    return which
+
+
+def _nearest(boxes: Tensor, centres: Tensor, counts: Sequence[int], nearest: int) -> Tensor:
+    """Of each level the places (n, C) of those centres (A, 2) that are nearest to the boxes'."""
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    distance = (centres[None] - middle[:, None]).square().sum(dim=2)  # (n, A)
+    found, begin = [], 0
+    for level, count in zip(distance.split(list(counts), dim=1), counts, strict=True):
+        found.append(level.topk(min(nearest, count), dim=1, largest=False).indices + begin)
+        begin += count
+    return torch.cat(found, dim=1)
+
+
 def _inside(places: Tensor, boxes: Tensor, least: float) -> Tensor:
     """Which places (A, 2) lie in which boxes (n, 4), these not smaller than `least`: (n, A)."""
-    centre = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
-    reach = ((boxes[:, None, 2:] - boxes[:, None, :2]) / 2).clamp(min=least / 2)
+    centre, reach = _reach(boxes[:, None], least)
     return ((places[None] - centre).abs() <= reach).all(dim=2)
+
+
+def _reach(boxes: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """Centres (..., 2) of boxes (..., 4), and half their sides, these not below `least` / 2."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return (low + high) / 2, ((high - low) / 2).clamp(min=least / 2)
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ Targets = Sequence[dict[str, Tensor]]  # {"boxes": (n, 4) xyxy in pixels, "label
 
 
 class Head(nn.Module):
-    """Base of all heads: called as ``Family(channels, num_classes, anchor_scale=)``.
+    """Base of all heads: called as ``Family(channels, num_classes, rules)``.
 
     `forward` is what can be compiled: convolutions over maps. `loss` and `detections` read its
     outputs, in fp32 whatever the network computes in.

@@ -19,14 +19,17 @@ from torchvision.models.detection._utils import BoxCoder, encode_boxes
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead as Towers
 
+from pipeline.models.heads.assignment import atss, giou
 from pipeline.models.heads.base import Head, Size, Targets, select, share_of_all
 from pipeline.models.heads.focal import focal_loss
 from pipeline.models.heads.matching import IGNORED, match
-from pipeline.models.params import Selection
+from pipeline.models.params import PAPER, HeadRules, Selection
 from pipeline.models.pyramid import LEVEL_STRIDES
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 OCTAVE = tuple(2 ** (i / 3) for i in range(3))
+GIOU = 2.0  # weight beside the focal loss
+NEAREST = 4  # of a level, candidate places of a box with ATSS, as nnDetection has it
 
 
 class RetinaNetHead(Towers, Head):
@@ -38,17 +41,18 @@ class RetinaNetHead(Towers, Head):
         Of the levels and the towers; a multiple of 16.
     num_classes : int
         K; labels are 0 to K - 1, there is no background class.
-    anchor_scale : float
-        Side of a level's smallest anchor in units of its stride; 4 in the paper.
+    rules : HeadRules
+        `anchor_scale` is 4 in the paper.
     """
 
-    def __init__(self, channels: int, num_classes: int, *, anchor_scale: float) -> None:
-        sizes = tuple(tuple(anchor_scale * s * o for o in OCTAVE) for s in LEVEL_STRIDES)
+    def __init__(self, channels: int, num_classes: int, rules: HeadRules = PAPER) -> None:
+        sides = [rules.anchor_scale * stride for stride in LEVEL_STRIDES]
+        sizes = tuple(tuple(side * o for o in OCTAVE) for side in sides)
         generator = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
         norm = partial(nn.GroupNorm, channels // 8)
         per_place = generator.num_anchors_per_location()[0]
         super().__init__(channels, per_place, num_classes, norm_layer=norm)
-        self.generator, self.per_place = generator, per_place
+        self.generator, self.per_place, self.rules = generator, per_place, rules
 
     def anchors(self, grids: Sequence[Size], size: Size, device: torch.device) -> Tensor:
         """Anchors (A, 4) xyxy in pixels of levels of an image of `size`.
@@ -65,14 +69,19 @@ class RetinaNetHead(Towers, Head):
     def loss(
         self, outputs: dict[str, Tensor], grids: Sequence[Size], size: Size, targets: Targets
     ) -> dict[str, Tensor]:
-        """Focal and L1 loss; see `Head.loss`."""
+        """Focal loss and that of the boxes; see `Head.loss`."""
         anchors = self.anchors(grids, size, outputs["cls_logits"].device)
-        return self.loss_at(anchors, outputs, targets)
+        counts = [self.per_place * height * width for height, width in grids]
+        return self.loss_at(anchors, outputs, targets, counts)
 
     def loss_at(
-        self, anchors: Tensor, outputs: dict[str, Tensor], targets: Targets
+        self,
+        anchors: Tensor,
+        outputs: dict[str, Tensor],
+        targets: Targets,
+        counts: Sequence[int] = (),
     ) -> dict[str, Tensor]:
-        """Focal and L1 loss, in fp32, over the positives of the whole batch.
+        """Focal and L1 or GIoU loss, in fp32, over the positives of the whole batch.
 
         On a GPU this waits once, for the places of the positives.
 
@@ -81,10 +90,12 @@ class RetinaNetHead(Towers, Head):
         anchors : tensor (A, 4), xyxy
         outputs : {"cls_logits": (B, A, K), "bbox_regression": (B, A, 4)}
         targets : sequence of {"boxes": (n, 4) xyxy in pixels, "labels": (n,) from 0}
+        counts : sequence of int
+            Anchors of each level, which ATSS asks for.
         """
         logits = outputs["cls_logits"].float()  # (B, A, K)
         deltas = outputs["bbox_regression"].float()  # (B, A, 4)
-        matched = torch.stack([match(target["boxes"].float(), anchors) for target in targets])
+        matched = torch.stack([self.matched(t["boxes"].float(), anchors, counts) for t in targets])
         image, anchor = torch.where(matched >= 0)  # (P,) each, P positives of the batch
         positives = share_of_all(matched.new_full((), len(image)))
         starts = torch.tensor([0, *accumulate(len(t["boxes"]) for t in targets)])
@@ -93,10 +104,23 @@ class RetinaNetHead(Towers, Head):
         labels = torch.cat([target["labels"] for target in targets])[place]
         focal = focal_loss(logits, (image, anchor, labels), matched == IGNORED)
         boxes = torch.cat([target["boxes"] for target in targets])[place].float()
-        # the coder's own function copies its weights, all 1, to the device, and waits for it
-        aims = encode_boxes(boxes, anchors[anchor], boxes.new_ones(4))
-        distance = F.l1_loss(deltas[image, anchor], aims, reduction="sum")
+        distance = self._distance(deltas[image, anchor], anchors[anchor], boxes)
         return {"classification": focal / positives, "box": distance / positives}
+
+    def matched(self, boxes: Tensor, anchors: Tensor, counts: Sequence[int]) -> Tensor:
+        """Per anchor the index of its box, or a negative number; see `matching` and `atss`."""
+        if self.rules.assignment == "own":
+            return match(boxes, anchors)
+        return atss(boxes, anchors, counts, NEAREST * self.per_place, LEVEL_STRIDES[0])
+
+    def _distance(self, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
+        """Summed loss of coded sides (P, 4) at anchors (P, 4) that should be boxes (P, 4)."""
+        if self.rules.box_loss == "giou":
+            found = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0)).decode_single(deltas, anchors)
+            return GIOU * (1 - giou(found, boxes)).sum()
+        # the coder's own function copies its weights, all 1, to the device, and waits for it
+        aims = encode_boxes(boxes, anchors, boxes.new_ones(4))
+        return F.l1_loss(deltas, aims, reduction="sum")
 
     def detections(
         self,
