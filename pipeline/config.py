@@ -69,7 +69,8 @@ class Train:
     `lr` is for `lr_batch` images a step and grows with the root of a step's images. `steps` are the
     least updates of a run. `augment_strength`, `mosaic` and `oversample` are those of
     `pipeline.data.loader`, `weak_epochs` is the share of the epochs at the end without them. `init`
-    is a file of weights to start from, empty: random weights. `compile`, `channels_last` and `fused` are about speed, but change bits.
+    is a file of weights to start from, empty: random weights. `compile`, `channels_last` and
+    `fused` are about speed, but change bits.
     """
 
     seed: Seed = 0
