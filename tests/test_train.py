@@ -16,6 +16,7 @@ from pipeline.evaluate.run import evaluate
 from pipeline.models.ensemble import Ensemble
 from pipeline.models.saved import SavedModel
 from pipeline.models.thresholds import OperatingPoint
+from pipeline.train.checkpoint import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,32 @@ def test_no_training_images_is_an_error_that_points_to_the_report(tmp_path):
         )
     with pytest.raises(DescryError, match=r"no training images.*report\.json"):
         run(tmp_path, tmp_path / "out")
+
+
+def test_the_saved_model_is_the_moving_average(squares, tmp_path, monkeypatch):
+    """Of the weights after each step: the first as they are, then n = 1, 2, ... of the warm-up."""
+    passed, save = [], RunFolder.save
+
+    def listening(folder, state):
+        raw = state["current_model_state"].items()
+        passed.append({k.removeprefix("detector."): v.clone() for k, v in raw})
+        return save(folder, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", listening)
+        run(squares, tmp_path / "mean", settings=changed(ema=0.9))
+    plain = weights(run(squares, tmp_path / "plain", settings=changed(ema=0.0)))
+    # a checkpoint after each step but the last, after which the weights are the plain run's
+    passed.append(plain)
+    assert len(passed) == 6
+    mean = passed[0]
+    for n, now in enumerate(passed[1:], 1):
+        kept = (1 + n) / (10 + n)
+        mean = {k: kept * mean[k] + (1 - kept) * now[k] for k in now}
+    saved = weights(tmp_path / "mean")
+    for name, value in saved.items():
+        torch.testing.assert_close(value, mean[name], rtol=0, atol=1e-6)
+    assert not equal(saved, plain)
 
 
 def test_a_step_of_more_batches_than_an_epoch_has_is_refused(squares, tmp_path):
