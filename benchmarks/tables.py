@@ -21,9 +21,13 @@ NOTES = RESULTS / "notes.md"  # what the figures mean, written by hand
 SHOWN = ("AP", "AP50", "AP75")
 NAMES = (*SHOWN, "small", "medium", "large")
 LEVEL = 0.95  # coverage of an interval
-# What is compared: the full method with each control, and its halves with the baseline.
+# The full method with each control, its halves with the baseline.
 CONTROLS = ("baseline", "wider", "copies")
-PAIRS = (*(("full", control) for control in CONTROLS), ("acp", "baseline"), ("cat", "baseline"))
+PAIRS = (
+    *(("full", control) for control in CONTROLS),
+    *((half, "baseline") for half in ("acp", "cat")),
+    ("contrast", "full"),  # a changed CAT, see the notes
+)
 BRANCHES = """\
 Trained models on the validation split, each part of [y; acp; cat] taken away in all blocks by zeros
 in W_o: what that changes, and the mean over blocks of the part's share of the stream (root mean
@@ -128,7 +132,7 @@ def branches(records: Sequence[Record]) -> list[str]:
     """One row per model and part of its interaction: what is lost without it, and its share."""
     rows = []
     for r in records:
-        arm = "copies" if r["copies"] else "full"
+        arm = "contrast" if "change" in r else "copies" if r["copies"] else "full"
         for part, without in r["without"].items():
             share = statistics.mean(block[part] for block in r["share of the stream by block"])
             lost = [f"{without[name] - r['whole'][name]:+.3f}" for name in ("AP", *SIZES)]
