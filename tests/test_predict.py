@@ -143,7 +143,7 @@ def test_two_runs_are_byte_identical_whatever_the_workers_and_the_file_order(sou
         target.write_bytes(path.read_bytes())
     predict_folder(twin, tmp_path / "two", BrightSpots(), options=Options(workers=2))
     assert content(tmp_path / "one") == content(tmp_path / "two")
-    assert len(content(tmp_path / "one")) == 17
+    assert len(content(tmp_path / "one")) == 21
 
 
 def test_dicom_its_png_and_its_monochrome1_twin_give_the_same_detections(tmp_path):
@@ -429,7 +429,7 @@ def test_a_former_prediction_is_replaced_and_anything_else_refused(tmp_path):
     before = content(out)
     (folder / "00").unlink()
     predict_folder(folder, out, BrightSpots(), options=HERE)
-    assert len(content(out)) == len(before) - 2  # an overlay and its thumbnail
+    assert len(content(out)) == len(before) - 3  # an overlay, its thumbnail, its pixels
     (out / "run.json").unlink()
     with pytest.raises(DescryError, match="not a former prediction"):
         predict_folder(folder, out, BrightSpots(), options=HERE)

@@ -235,14 +235,17 @@ def test_in_a_browser(source, tmp_path, scheme):
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page(
-            viewport={"width": 375, "height": 800}, color_scheme=scheme, offline=True
+            viewport={"width": 375, "height": 800},
+            color_scheme=scheme,
+            offline=True,
+            java_script_enabled=False,  # with it the viewer opens, see test_viewer.py
         )
         page.on("console", lambda message: wrong.append(message.text))
         page.on("requestfailed", lambda request: wrong.append(request.url))
         for path in (tmp_path / "out").rglob("*.html"):
             page.goto(path.as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") == 375
-            for picture in page.locator("img").all():
+            for picture in page.locator("main img").all():
                 picture.scroll_into_view_if_needed()
                 page.wait_for_function("i => i.complete", arg=picture.element_handle())
                 assert picture.evaluate("i => i.naturalWidth") > 0

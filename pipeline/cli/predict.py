@@ -57,6 +57,13 @@ def predict(
     overlays: Annotated[
         str, typer.Option(help="found, all or none", rich_help_panel=WRITE)
     ] = "found",
+    pixels: Annotated[
+        int,
+        typer.Option(
+            help="Best pictures that the report opens with all grey values, to window and zoom.",
+            rich_help_panel=WRITE,
+        ),
+    ] = 100,
     sr: Annotated[
         bool,
         typer.Option("--sr", help="A DICOM SR (TID 1500) per image.", rich_help_panel=WRITE),
@@ -184,6 +191,7 @@ def predict(
         timeout=timeout,
         score_threshold=threshold,
         overlays=overlays,
+        pixels=pixels,
         filters=filters,
         window=window,
         tta=tta,

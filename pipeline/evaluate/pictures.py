@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.atomic import replacing, write_csv
+from pipeline.atomic import replacing, write_csv, write_json
 from pipeline.data.draw import COLOURS, draw_boxes, side_by_side
+from pipeline.data.geometry import shrink
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
 from pipeline.data.pixels import load_pixels
@@ -21,6 +22,7 @@ from pipeline.evaluate.evaluation import Evaluation
 from pipeline.models.thresholds import OperatingPoint
 
 SIDE = 640  # px, the longer side of one drawn image
+PLAIN_SIDE = 1024  # px, the longer side of one without boxes, at most
 COLUMNS = ("rank", "kind", "error", "image_id", "file_name", "class", "score", "iou", "picture")
 CROP_SIDE = 288  # px, the longer side of a crop
 LINE = 2  # px
@@ -40,8 +42,11 @@ def draw_pictures(
 ) -> None:
     """Write ``<out>/<image id>.png`` for up to `count` images, those with objects first.
 
-    Detections from the operating point of their class on are drawn with their scores.
+    Detections from the operating point of their class on are drawn with their scores. The same
+    images without boxes are in ``plain/``, and the boxes in ``boxes.json``: the report's viewer
+    puts them together.
     """
+    boxes = {}
     lowest = point.lowest(index.categories)
     low, high = min(lowest.values()), max(lowest.values())
     span = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}, by class"
@@ -54,14 +59,41 @@ def draw_pictures(
             for row in results
             if row["image_id"] == image_id and row["score"] >= lowest[row["category_id"]]
         ]
-        page = _picture(index, i, mine, intensity, f"prediction, score >= {span}")
+        pixels = load_pixels(index, i, intensity)
+        page = _picture(index, i, pixels, mine, f"prediction, score >= {span}")
         _save(page, out / f"{image_id:06d}.png")
+        plain = Image.fromarray(shrink(pixels, PLAIN_SIDE)[0])
+        with replacing(out / f"plain/{image_id:06d}.jpg", "wb") as stream:
+            plain.save(stream, "JPEG", quality=90, subsampling=0)
+        boxes[f"{image_id:06d}"] = _boxes(index, i, pixels.shape[1::-1], mine)
+    write_json(out / "boxes.json", boxes)
+
+
+def _boxes(
+    index: CocoIndex, i: int, size: tuple[int, ...], found: Sequence[dict]
+) -> dict[str, Any]:
+    """Size of an image and its boxes, x, y, width, height in its pixels: truth, then detections."""
+    place = {category_id: k for k, (category_id, _) in enumerate(index.categories)}
+    truth, labels = index.objects(i)
+    xywh = np.concatenate([truth[:, :2], truth[:, 2:] - truth[:, :2]], axis=1).round(2).tolist()
+    rows: list[tuple[list[float], int, float | None]] = [
+        (box, int(k), None) for box, k in zip(xywh, labels, strict=True)
+    ]
+    rows += [(row["bbox"], place[row["category_id"]], row["score"]) for row in found]
+    return {
+        "file_name": index.file_name(i),
+        "width": size[0],
+        "height": size[1],
+        "boxes": [
+            {"box": box, "label": index.categories[k][1], "class": k, "score": score}
+            for box, k, score in rows
+        ],
+    }
 
 
 def _picture(
-    index: CocoIndex, i: int, found: Sequence[dict], intensity: Intensity, title: str
+    index: CocoIndex, i: int, pixels: np.ndarray, found: Sequence[dict], title: str
 ) -> Image.Image:
-    pixels = load_pixels(index, i, intensity)
     scale = SIDE / max(pixels.shape[:2])
     size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
     canvas = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))

@@ -1,12 +1,17 @@
-"""The shell of every page that the project writes: one file, no script, nothing fetched.
+"""The shell of every page that the project writes: one file, nothing fetched.
+
+A page may hold the viewer of its pictures, whose script is the only one that the page's content
+security policy lets run, beside scripts of picture values in the page's own folder.
 
 A page is made of sections; their bodies come from `pipeline.html.parts` and
 `pipeline.html.chart`, or are any `Markup`. Plain text given to these functions is escaped.
 """
 
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 
 import jinja2
@@ -42,6 +47,7 @@ def render_page(
     lead: str = "",
     warnings: Sequence[str] = (),
     links: Sequence[Link] = (),
+    viewer: bool = False,
 ) -> str:
     """A whole HTML document.
 
@@ -57,6 +63,8 @@ def render_page(
         What a reader must know before any figure, such as that the data is a stand-in.
     links : sequence of Link
         Other pages, at the top.
+    viewer : bool
+        Pictures with a `View` open in the viewer.
     """
     return (
         environment()
@@ -67,11 +75,32 @@ def render_page(
             lead=lead,
             warnings=warnings,
             links=links,
-            style=Markup(files("pipeline.html").joinpath("style.css").read_text(encoding="utf-8")),
+            style=Markup(_text("style.css")),
+            viewer=_viewer() if viewer else None,
             research_use=RESEARCH_USE,
             version=pipeline.__version__,
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Viewer:
+    """What the viewer adds to a page; `digest` names the script to the security policy."""
+
+    script: Markup
+    style: Markup
+    digest: str
+
+
+@cache
+def _viewer() -> _Viewer:
+    script = _text("viewer.js")
+    digest = b64encode(sha256(script.encode()).digest()).decode("ascii")
+    return _Viewer(Markup(script), Markup(_text("viewer.css")), digest)
+
+
+def _text(name: str) -> str:
+    return files("pipeline.html").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache

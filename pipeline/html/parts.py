@@ -2,9 +2,10 @@
 
 import base64
 import io
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from markupsafe import Markup, escape
@@ -29,6 +30,51 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """A box (x, y, width, height) in the viewer; without a score it is ground truth."""
+
+    box: Sequence[float]
+    label: str
+    score: float | None
+    colour: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the viewer shows of a picture (see viewer.js).
+
+    Attributes
+    ----------
+    name : str
+    width, height : int
+        Of the picture that the boxes are in, in pixels.
+    boxes : sequence of Box
+    pixels : str
+        Address of a script with its values (`pipeline.predict.formats.pixels`), or empty.
+    picture : str
+        A data URI without boxes, or empty.
+    drawn : str
+        Address of a picture with its boxes, for want of the others.
+    """
+
+    name: str
+    width: int
+    height: int
+    boxes: Sequence[Box]
+    pixels: str = ""
+    picture: str = ""
+    drawn: str = ""
+
+    @property
+    def json(self) -> str:
+        """For the page."""
+        values = asdict(self)
+        for box, given in zip(values["boxes"], self.boxes, strict=True):
+            box["colour"] = "#{:02x}{:02x}{:02x}".format(*given.colour)
+        return json.dumps(values)
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A picture of a gallery.
 
@@ -44,6 +90,8 @@ class Picture:
         Where the picture leads to, such as itself in full size; empty: nowhere.
     size : (width, height) or None
         In pixels; keeps its place while the picture is still being loaded.
+    view : View or None
+        Opens it in the viewer.
     """
 
     source: str
@@ -51,6 +99,7 @@ class Picture:
     caption: str
     address: str = ""
     size: tuple[int, int] | None = None
+    view: View | None = None
 
 
 def table(

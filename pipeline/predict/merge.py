@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.atomic import write_json
 from pipeline.errors import DescryError
+from pipeline.predict.formats.pixels import trim
 from pipeline.predict.records import FileResult
 from pipeline.predict.results import PREDICTION, Results
 from pipeline.predict.run import Progress, RunSummary, write_results
@@ -96,7 +97,9 @@ def merge(
                 for number, file in chunk
             )
             progress(min(start + _CHUNK, len(files)), len(files))
-        counts = write_results(results, categories, _described(shards))
+        about = _described(shards)
+        trim(space.partial, results, about["options"]["pixels"])
+        counts = write_results(results, categories, about)
         write_json(space.partial / "timing.json", _timing(shards))
         space.publish()
     return RunSummary(counts, exit_code=1 if counts["failed"] else 0)

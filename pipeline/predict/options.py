@@ -59,6 +59,8 @@ class Options:
         Lower scores are left out; None takes the checkpoint's operating point.
     overlays : str
         Draw frames with a detection ("found"), "all" frames or "none".
+    pixels : int
+        So many of the best drawn pictures can be windowed and zoomed in the report.
     filters : Filters
         Which DICOM objects to read.
     window : str
@@ -82,6 +84,7 @@ class Options:
     timeout: float = 60.0
     score_threshold: float | None = None
     overlays: str = "found"
+    pixels: int = 100
     filters: Filters = field(default_factory=Filters)
     window: str = "auto"
     tta: bool = False
@@ -102,6 +105,7 @@ class Options:
             ("--window", self.window, _is_window(self.window), "auto, off or pixels (8 or more)"),
             ("--precision", self.precision, self.precision in PRECISIONS, ", ".join(PRECISIONS)),
             ("--content-date", day, _is_date(day), "a day as YYYYMMDD"),
+            ("--pixels", self.pixels, self.pixels >= 0, "0 or more"),
             ("--overlays", self.overlays, self.overlays in OVERLAYS, ", ".join(OVERLAYS)),
         ):
             if not good:

@@ -15,6 +15,8 @@ from pipeline.predict.decode import Reader, Task, confine, ended
 from pipeline.predict.formats import DICOM, FORMATS
 from pipeline.predict.formats.account import tally
 from pipeline.predict.formats.format import MARK, Categories, Finished
+from pipeline.predict.formats.pixels import PixelWriter, Wanted
+from pipeline.predict.formats.pixels import jobs as pixel_jobs
 from pipeline.predict.options import Options
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import FileResult, Opened
@@ -102,7 +104,8 @@ def predict_folder(
         everything = sorted({*lost, *there})
         paths = of_shard(everything, options.shard, options.num_shards)
         plan = Plan(source, detector, options, device)
-        pool = stack.enter_context(_readers(plan.reader(lost), options))
+        writer = PixelWriter(plan.root.resolve(), detector.intensity, space.partial)
+        pool = stack.enter_context(_readers(_Work(plan.reader(lost), writer), options))
         shared = Shared(space, plan, everything) if options.num_shards > 1 else None
         places = _places(pool, paths)
         paths = in_order(shared.noted(places) if shared else places)
@@ -112,6 +115,8 @@ def predict_folder(
         progress(done, len(paths))
         for finished in Chunks(plan, paths, results).committed(pool, done):
             progress(finished, len(paths))
+        for _ in pool.run(pixel_jobs(results, paths, options.pixels)):
+            pass  # a picture whose decoder crashes this time has its overlay
         counts = write_results(results, plan.detector.categories, plan.description())
         refused = 0 if send is None else send(space.partial)
         seconds = round(time.monotonic() - started, 3)
@@ -149,7 +154,18 @@ def survey(
                 opened = Opened()
 
 
-def _readers(read: Reader, options: Options) -> ProcessPool:
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What the worker processes do: read for the model, and write pixels for the viewer."""
+
+    read: Reader
+    write: PixelWriter
+
+    def __call__(self, job: Task | Wanted) -> Iterator[Any]:
+        return self.write(job) if isinstance(job, Wanted) else self.read(job)
+
+
+def _readers(read: Callable[[Any], Iterator[Any]], options: Options) -> ProcessPool:
     return ProcessPool(read, options.workers, options.timeout, confine)
 
 

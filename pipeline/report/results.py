@@ -1,12 +1,16 @@
 """What came out of a run: its figures, its pictures, and where it fails."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from markupsafe import Markup
 
+from pipeline.data.draw import COLOURS
 from pipeline.html.parts import (
+    Box,
     Picture,
     Tile,
+    View,
     data_uri,
     facts,
     fold,
@@ -16,7 +20,7 @@ from pipeline.html.parts import (
     table,
     tiles,
 )
-from pipeline.report.run import Row, Run
+from pipeline.report.run import Row, Run, read_json
 from pipeline.report.words import counted, figure, interval
 
 # Name in the files, name for readers, what it is
@@ -47,7 +51,8 @@ _READING = (
     "Images with the most mistakes come first."
 )
 _OF_A_KIND = 12  # pictures of one kind
-_CROP, _PAGE = 360, 1100  # px, longest side of a crop, and of a page of two pictures
+# px, longest side of a crop, of a page of two pictures, and of a picture in the viewer
+_CROP, _PAGE, _PLAIN = 360, 1100, 1024
 
 
 def result(run: Run) -> Markup:
@@ -137,11 +142,12 @@ def pictures(run: Run) -> Markup:
     files = sorted((run.evaluate / "pictures").glob("*.png"))
     if not files:
         return paragraph("None were drawn: `evaluate.pictures` is 0.", "note")
+    views = _views(run.evaluate / "pictures")
     return joined(
         paragraph(
             f"{counted(len(files), 'test image')}, taken from those with objects before others: "
             "on the left the ground truth, on the right what the model finds at its operating "
-            "point.",
+            "point. A click opens one: zoom, boxes that can be hidden.",
         ),
         gallery(
             (
@@ -149,12 +155,32 @@ def pictures(run: Run) -> Markup:
                     data_uri(path, _PAGE),
                     f"Test image {path.stem.lstrip('0')}: ground truth and prediction",
                     f"image {path.stem.lstrip('0')}",
+                    view=views.get(path.stem),
                 )
                 for path in files
             ),
             wide=True,
         ),
     )
+
+
+def _views(folder: Path) -> dict[str, View]:
+    """By the name of a picture what opens in the viewer; none where an older version drew."""
+    path = folder / "boxes.json"
+    shown = read_json(path, "") if path.is_file() else {}
+    return {
+        name: View(
+            image["file_name"],
+            image["width"],
+            image["height"],
+            [
+                Box(one["box"], one["label"], one["score"], COLOURS[one["class"] % len(COLOURS)])
+                for one in image["boxes"]
+            ],
+            picture=data_uri(folder / f"plain/{name}.jpg", _PLAIN),
+        )
+        for name, image in shown.items()
+    }
 
 
 def failures(run: Run) -> Markup:

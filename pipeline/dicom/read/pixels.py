@@ -43,6 +43,35 @@ class Frame:
     limits: tuple[float, float] | None = None
 
 
+@dataclass(slots=True)
+class Depth:
+    """One frame with all its values, for people who look at it with windows of their own.
+
+    Attributes
+    ----------
+    stored : array (H, W) or (H, W, 3)
+        Grey: integers of at most 16 bits. Colour: as shown.
+    shown : array like `stored`, uint8
+        What a model sees; of grey pictures a function of `stored`.
+    slope, intercept : float
+        ``slope * stored + intercept`` is the modality value.
+    inverted : bool
+        High values are black.
+    hounsfield : bool
+        Modality values are Hounsfield units.
+    window : (centre, width) or None
+        Modality values behind `shown`, where a linear window says so.
+    """
+
+    stored: np.ndarray
+    shown: NDArray[np.uint8]
+    slope: float = 1.0
+    intercept: float = 0.0
+    inverted: bool = False
+    hounsfield: bool = False
+    window: tuple[float, float] | None = None
+
+
 def frames(source: Openable | Header, intensity: Intensity) -> Iterator[Frame]:
     """Yield the frames of a DICOM file in order.
 
@@ -84,6 +113,36 @@ def read_frame(source: Openable | Header, intensity: Intensity, index: int = 0) 
             raise IndexError(f"frame {index} of {layout.number_of_frames}")
         stored = next(stored_frames(header, layout, stream, only=index))
     return _finish(header, layout, stored, index, intensity)
+
+
+def read_depth(source: Openable | Header, intensity: Intensity, index: int = 0) -> Depth:
+    """Read one frame with the values behind what is shown of it.
+
+    Values of more than 16 bits, floating-point ones and palettes are given as they are shown.
+
+    Raises
+    ------
+    DicomError, OSError, IndexError
+        As `read_frame`.
+    """
+    header = source if isinstance(source, Header) else read_header(source)
+    with pixel_stream(header) as stream:
+        layout = pixel_layout(header, stream)
+        if not 0 <= index < layout.number_of_frames:
+            raise IndexError(f"frame {index} of {layout.number_of_frames}")
+        pixels, notes = next(stored_frames(header, layout, stream, only=index))
+    frame = _finish(header, layout, (pixels, notes), index, intensity)
+    shown, window = frame.pixels, None
+    if shown.ndim == 3 or pixels.dtype.kind == "f" or pixels.dtype.itemsize > 2:
+        return Depth(shown, shown)
+    grey = grey_scale(header, index, intensity)
+    hounsfield = grey.modality is None and header.text("Modality").upper() == "CT"
+    if frame.limits is not None:
+        low, high = frame.limits
+        window = (low + high) / 2, high - low
+    elif grey.voi is None and grey.window is not None:
+        window = grey.window[:2]
+    return Depth(pixels, shown, grey.slope, grey.intercept, grey.inverted, hounsfield, window)
 
 
 def same_pixels(one: Openable, other: Openable) -> bool:

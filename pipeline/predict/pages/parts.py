@@ -7,9 +7,22 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from pipeline.html.parts import Picture, Tile, facts, gallery, joined, paragraph, table, tiles
+from pipeline.data.draw import COLOURS
+from pipeline.html.parts import (
+    Box,
+    Picture,
+    Tile,
+    View,
+    facts,
+    gallery,
+    joined,
+    paragraph,
+    table,
+    tiles,
+)
 from pipeline.predict.formats import FORMATS
 from pipeline.predict.formats.overlays import thumbnail_of
+from pipeline.predict.formats.pixels import file_of
 from pipeline.predict.pages.index import Study
 from pipeline.predict.records import FileResult, FrameResult, printable
 
@@ -75,7 +88,22 @@ def _picture(
         address = study_page[result.opened.study]
         caption += Markup('<br><a href="{}">study</a>').format(address)
     small = f"{root}report/thumbnails/{thumbnail.name}"
-    return Picture(small, f"{best} in {where}", caption, root + frame.overlay, size)
+    view = _view(frame, classes, folder, root, where)
+    return Picture(small, f"{best} in {where}", caption, root + frame.overlay, size, view)
+
+
+def _view(
+    frame: FrameResult, classes: Mapping[int, str], folder: Path, root: str, name: str
+) -> View:
+    """What opens in the viewer: the kept pixels, or the overlay."""
+    ids = sorted(classes)
+    found = zip(frame.boxes, frame.scores, frame.labels, strict=True)
+    boxes = [
+        Box(box, classes[k], score, COLOURS[ids.index(k) % len(COLOURS)]) for box, score, k in found
+    ]
+    pixels = file_of(frame.overlay)
+    kept = root + pixels if (folder / pixels).is_file() else ""
+    return View(name, frame.width, frame.height, boxes, kept, drawn=root + frame.overlay)
 
 
 def boxes_part(pictures: Pictures, classes: Mapping[int, str]) -> Markup:

@@ -83,7 +83,7 @@ class _Pages:
         ).rstrip()
         warnings = list(self.about["doubts"])
         warnings += ["Some files failed; their list is below."] if counts["failed"] else []
-        return render_page("Detections", sections, lead=lead, warnings=warnings)
+        return render_page("Detections", sections, lead=lead, warnings=warnings, viewer=True)
 
     def _found(self, start: int, root: str, report: str) -> Markup:
         """A page of the gallery; `root` and `report` are the ways to the folders."""
@@ -162,7 +162,7 @@ def _inner(
 ) -> str:
     """A page behind the front page."""
     back = Link("All results", "../report.html")
-    return render_page(title, sections, lead=lead, links=[back, *links])
+    return render_page(title, sections, lead=lead, links=[back, *links], viewer=True)
 
 
 def _lead(study: Study) -> str:
