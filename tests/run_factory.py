@@ -230,6 +230,15 @@ def make_run(runs: Path, dataset="rsna", *, figures=(), detector=(), **about) ->
     for name in ("pictures/000001.png", "gallery/0001.png"):
         (evaluate / name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.full((20, 40, 3), 90, np.uint8)).save(evaluate / name)
+    plain = evaluate / "pictures/plain/000001.jpg"
+    plain.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.full((20, 40, 3), 90, np.uint8)).save(plain)
+    boxes = [
+        {"box": [40, 20, 60, 20], "label": "thing <b>", "class": 0, "score": score}
+        for score in (None, 0.75)
+    ]
+    shown = {"file_name": "a.png", "width": 160, "height": 80, "boxes": boxes}
+    write(evaluate / "pictures/boxes.json", {"000001": shown})
     write(runs / "metrics" / f"{dataset}.json", {dataset: details["figures"]})
     return runs
 

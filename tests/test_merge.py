@@ -49,7 +49,7 @@ def sharded(folder, out, number, **options):
     ("number", "options"),
     [
         (2, {"overlays": "all", "objects": Objects(("sr", "gsps", "sc"))}),
-        (5, {"key": b"0123456789abcdef"}),
+        (5, {"key": b"0123456789abcdef", "pixels": 4}),
         (40, {"overlays": "none"}),  # more than there are files
     ],
 )

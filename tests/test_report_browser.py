@@ -102,7 +102,9 @@ def test_it_fits_the_screen_and_follows_the_scheme(report, open_page, name, sche
     page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate(TOO_WIDE) == []
-    assert page.eval_on_selector_all("img", "e => e.every(i => i.complete && i.naturalWidth > 0)")
+    assert page.eval_on_selector_all(
+        "main img", "e => e.every(i => i.complete && i.naturalWidth > 0)"
+    )
     ground, ink = page.evaluate(
         "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
     )
@@ -127,6 +129,21 @@ def test_the_keyboard_reaches_links_and_folds(report, open_page):
     before = page.evaluate(fold)
     page.keyboard.press("Enter")
     assert page.evaluate(fold) is not before
+
+
+def test_a_picture_opens_with_its_ground_truth(report, open_page):
+    page = open_page(report / "datasets/rsna.html")
+    page.locator("[data-view]").first.press("Enter")
+    page.wait_for_function("document.querySelector('#viewer canvas').width === 40")
+    texts = page.locator("#viewer svg text")
+    assert texts.all_text_contents() == ["1 thing <b>", "2 thing <b> 0.75"]
+    page.keyboard.press("g")
+    assert texts.all_text_contents() == ["2 thing <b> 0.75"]
+    page.keyboard.press("1")  # the picture is reduced to a quarter, the boxes are not
+    layer = page.locator("#viewer canvas").bounding_box()
+    assert (layer["width"], layer["height"]) == (160, 80)
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.tagName") == "IMG"
 
 
 def test_it_prints_with_its_folds_open(report, open_page, tmp_path):

@@ -114,6 +114,7 @@ def write_page(run: Run, out: Path, *, links: Sequence[Link] = (), sample: bool 
         "the model has not seen.",
         warnings=[*run.stand_in, *([SAMPLE] if sample else []), *run.missed_classes],
         links=links,
+        viewer=True,
     )
     with replacing(out) as stream:
         stream.write(text)
