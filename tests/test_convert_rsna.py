@@ -249,8 +249,17 @@ BAD_ROWS = {
     "negative, image missing": (f"{C},,,,,0", "annotation without image"),
     "repeated box": (f"{A},1,2,3,4.00,1", "repeated row"),
     "repeated negative": (f"{B},,,,,0", "repeated row"),
+    "repeated negative, as pandas writes it": (f"{B},NaN,NaN,NaN,NaN,0", "repeated row"),
+    "positive of NaN": (f"{C},NaN,NaN,NaN,NaN,1", "malformed row"),
     "negative beside a box": (f"{A},,,,,0", "row without a box contradicts another row"),
 }
+
+
+def test_a_negative_whose_empty_cells_pandas_wrote_as_nan(two: Path) -> None:
+    text = (two / LABELS).read_text()
+    (two / LABELS).write_text(text.replace(f"{B},,,,,0", f"{B},NaN,NaN,NaN,NaN,0"))
+    records, ledger = scan(two)
+    assert [len(record.boxes) for record in records] == [1, 0] and ledger.drops == []
 
 
 @pytest.mark.parametrize(("row", "reason"), BAD_ROWS.values(), ids=BAD_ROWS.keys())

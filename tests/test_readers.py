@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -334,12 +335,50 @@ def test_coco_names_of_another_machine_are_found_by_their_last_part(tmp_path, na
     assert boxes_of(records["images/b 1.png"]) == [(*BOX, "cell")]
 
 
-@pytest.mark.parametrize("name", [".", "/", "..", "./"])
+LONG = "x" * 300 + ".png"
+
+
+@pytest.mark.parametrize("name", [".", "/", "..", "./", "\0.png", LONG, "a/" * 3000 + "b.png"])
 def test_coco_names_that_are_none_cost_one_image(tmp_path, name):
     raw = tree(tmp_path, "images/a.png")
     records, ledger = scan(put(raw, "annotations/all.json", coco_file(["a.png", name])))
     assert list(records) == ["images/a.png"]
     assert (name, "image missing") in reasons(ledger)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('"file_name": "\\ud800.png"', "a text of whole Unicode characters"),
+        ('"bbox": [1' + "0" * 400 + ", 0, 1, 1]", "finite numbers"),
+        ('"bbox": [1e999, 0, 1, 1]', "finite numbers"),
+        ('"bbox": [NaN, 0, 1, 1]', "finite numbers"),
+        ('"bbox": [0, 0, -1, 1]', "non-negative"),
+        ('"bbox": null', "a list of 4 numbers"),
+        ('"image_id": 1.5', "a whole number"),
+        ('"image_id": true', "a whole number"),
+        ('"image_id": 7', "an id that stands in images"),
+        ('"category_id": 7', "an id that stands in categories"),
+        ('"category_id": 1' + "0" * 30, "a whole number below"),
+        ('"iscrowd": 2', "0 or 1"),
+        ('"area": -1', "a finite number of square pixels"),
+    ],
+)
+def test_coco_values_that_are_none_are_named(tmp_path, change, message):
+    content = coco_file(["a.png"])
+    content["annotations"][0] |= {"iscrowd": 0, "area": 64}
+    key, text = change.partition(":")[0], json.dumps(content)
+    text = re.sub(rf"{key}: (\[.*?\]|[^,}}]+)", lambda _: change, text, count=1)
+    raw = put(tree(tmp_path, "images/a.png"), "annotations/all.json", text)
+    with pytest.raises(DescryError, match=message):
+        scan(raw)
+
+
+@pytest.mark.parametrize("odd", ['"score": NaN', '"id": 1, "id": 1', '"iscrowd": false'])
+def test_coco_files_as_python_writes_them_are_read(tmp_path, odd):
+    text = json.dumps(coco_file(["a.png"])).replace('"image_id"', odd + ', "image_id"')
+    raw = put(tree(tmp_path, "images/a.png"), "annotations/all.json", "\ufeff" + text)
+    assert boxes_of(scan(raw)[0]["images/a.png"]) == [(*BOX, "cell")]
 
 
 @pytest.mark.parametrize("size", [{"width": None, "height": None}, {"width": 40.0, "height": 20.0}])
@@ -554,7 +593,6 @@ def test_a_yolo_export_is_read_back_as_the_same_boxes(tmp_path):
     convert(opened("spots", raw), tmp_path / "out", **OPTIONS)
     write_yolo(tmp_path / "out", tmp_path / "yolo")
     assert yaml.safe_load((tmp_path / "yolo/data.yaml").read_text()) == {
-        "path": ".",
         "train": "images/train",
         "val": "images/val",
         "test": "images/test",

@@ -45,7 +45,8 @@ def write_yolo(coco: Path, out: Path) -> None:
         names = [entry["name"] for entry in content["categories"]]
         _write_split(content, coco / "images", partial, split)
     places = {split: f"images/{split}" for split in SPLITS}
-    settings = {"path": ".", **places, "names": dict(enumerate(names))}
+    # Without `path` places count from the yaml; with "." from wherever Ultralytics is started.
+    settings = {**places, "names": dict(enumerate(names))}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     (partial / "data.yaml").write_text(text, encoding="utf-8")
     if out.exists():

@@ -129,7 +129,7 @@ class ListedImages:
                 folder / listing.name, self.raw
             )  # may climb: "../images/a.jpg"
             path = self.raw / inside
-            if path.is_file() and not inside.startswith("..") and path != listing.file:
+            if _is_file(path) and not inside.startswith("..") and path != listing.file:
                 return path
         alike = self._by_name.get(_alike(listing.name), [])
         near = [path for path in alike if path.parent == beside] or alike
@@ -161,6 +161,14 @@ class ListedImages:
 
 def _boxes(listing: Listing) -> tuple[Box, ...]:
     return listing.boxes() if callable(listing.boxes) else listing.boxes
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; a name may be too long for one, or hold a 0."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def has_suffix(name: str) -> bool:
