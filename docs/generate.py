@@ -123,6 +123,8 @@ def formats_page() -> str:
     lines = [HEAD, "# Formats\n", "## Datasets that are built in\n"]
     lines += table(("name", "augmentation", "DICOM modalities", "how to get it"), datasets)
     lines += ["", "## Layouts of a dataset of your own\n", f"{SHAPES}.\n"]
+    faults = "conversion.md#kinds-of-fault-in-what-is-exported-before-and-now"
+    lines += [f"[What each reader makes of what others export, with its tests]({faults}).\n"]
     lines += ["## Pictures\n", f"Ordinary images: {words(sorted(EXTENSIONS))}. DICOM by content; "]
     lines += [f"in conversion by name: {words(sorted(DICOM))}.\n", "## Augmentation recipes\n"]
     lines += [f"{words(RECIPES)}; [what each does](../explanation/data.md).\n"]

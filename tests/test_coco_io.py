@@ -1,9 +1,14 @@
 import json
+import subprocess
+import sys
 from copy import deepcopy
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.data.coco import load_coco, write_coco
+from pipeline.data.coco_table import load_table
 from pipeline.errors import DescryError
 
 GOOD = {
@@ -176,3 +181,50 @@ def test_nan_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         _write(tmp_path / "a.json", [box])
     assert list(tmp_path.iterdir()) == []
+
+
+def annotations(path: Path, count: int, odd: str = "") -> Path:
+    """A COCO file of so many annotations of 100 images, not in the order of their ids."""
+    drawn = np.random.default_rng(1)
+    boxes = drawn.integers(0, 2000, (count, 4)) / 100
+    rows = [
+        {"id": count - n, "image_id": n % 100, "category_id": 3 + n % 2, "bbox": box}
+        | {"area": box[2] * box[3], "iscrowd": int(n % 7 == 0)}
+        | ({"attributes": {"rotation": n}} if n % 11 == 0 else {})
+        for n, box in enumerate(boxes.tolist())
+    ]
+    images = [{"id": n, "file_name": f"{n}.png", "width": 40.0, "height": None} for n in range(100)]
+    categories = [{"id": 3, "name": "a"}, {"id": 4, "name": "b"}]
+    text = json.dumps({"images": images, "annotations": rows, "categories": categories})
+    path.write_text(text.replace('"iscrowd": 1', '"iscrowd": 1' + odd))
+    return path
+
+
+def test_a_table_has_what_the_file_has_whichever_way_it_is_read(tmp_path):
+    quick = load_table(annotations(tmp_path / "a.json", 300))
+    lenient = load_table(annotations(tmp_path / "b.json", 300, ', "score": NaN'))
+    coco = load_coco(tmp_path / "b.json", foreign=True)["annotations"]
+    for table in (quick, lenient):
+        assert table.ids.tolist() == [entry["id"] for entry in coco]
+        assert table.image_ids.tolist() == [entry["image_id"] for entry in coco]
+        assert table.category_ids.tolist() == [entry["category_id"] for entry in coco]
+        assert table.boxes.tolist() == [entry["bbox"] for entry in coco]
+        assert table.crowds.tolist() == [bool(entry["iscrowd"]) for entry in coco]
+        assert table.rotations == {n: n for n in range(0, 300, 11)}
+        assert table.images[5]["file_name"] == "5.png" and table.images[5]["width"] is None
+        rows = table.rows_by_image()
+        assert table.ids[rows[7]].tolist() == [93, 193, 293]
+
+
+def test_a_table_takes_little_more_memory_than_its_file(tmp_path):
+    path = annotations(tmp_path / "a.json", 150_000)
+    code = (
+        "import resource, sys; from pathlib import Path; from pipeline.data import coco_table\n"
+        "size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = size(); table = coco_table.load_table(Path(sys.argv[1]))\n"
+        "print(len(table.ids), size() - before)"
+    )
+    told = subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=True)
+    count, grown = map(int, told.stdout.split())
+    assert count == 150_000
+    assert grown < 4 * path.stat().st_size  # as objects it takes six times its size

@@ -15,6 +15,7 @@ from test_reader_volumes import converted
 from test_readers import reasons
 from toy_source import opened
 
+from pipeline.convert.formats.dicom import patient_of
 from pipeline.convert.records import Ledger
 from pipeline.dicom.write.sr import write_report
 from pipeline.errors import DescryError
@@ -159,3 +160,13 @@ def test_a_folder_without_any_region_says_what_is_missing(tmp_path):
     series(tmp_path / "raw", "PA")
     with pytest.raises(DescryError, match="no report, structure set or segmentation has a region"):
         list(opened("spots", tmp_path / "raw", layout="dicom").scan(Ledger()))
+
+
+def test_without_a_patient_id_a_study_keeps_its_slices_together(tmp_path):
+    told = [{}, {"InstanceNumber": 2}, {"StudyInstanceUID": ROOT + "99"}, {"PatientID": "P"}]
+    paths = [
+        dicom_factory.write(tmp_path / f"{n}.dcm", np.zeros(SIDE, np.uint8), **more)
+        for n, more in enumerate(told)
+    ]
+    first, second, other_study, named = map(patient_of, paths)
+    assert first == second and len({first, other_study, named}) == 3

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from toy_source import opened
 
@@ -495,85 +493,6 @@ def test_a_name_of_255_bytes_costs_at_most_its_image(tmp_path):
     put(put(raw, f"labels/{long[0]}.txt", ROW), "labels/c.txt", ROW)
     report = convert(opened("spots", raw), tmp_path / "out", **OPTIONS)
     assert report["images"] == {"in": 4, "out": 4, "dropped": {}}
-
-
-PARTS = st.sampled_from(["a", "b", "B", "a (1)", "\u00e9", "s1/c", "x.jpg", "classes", ".hidden"])
-IMAGES = st.sampled_from(["png", "PNG", "jpg", "tif", "gif"])
-FOLDERS = st.sampled_from(
-    ["", "images/", "images/train/", "images/extra/", "train/images/", "JPEGImages/", "data/"]
-)
-TRUTHS = {
-    "yolo": (
-        ["labels/", "labels/train/", "train/labels/", "labels/extra/"],
-        ["txt", "TXT"],
-        [ROW, "", "9 0.5 0.5 0.2 0.2", "no row", f"{ROW}\n{ROW}"],
-    ),
-    "voc": (
-        ["Annotations/", "", "train/"],
-        ["xml"],
-        [xml("a.png"), xml("", (0, 0, 9, 9)), "<", ""],
-    ),
-    "coco": (
-        ["annotations/", "", "train/"],
-        ["json"],
-        [json.dumps(coco_file(["a.png", "b.png", "s1/c.png"])), json.dumps(coco_file([]))],
-    ),
-    "masks": (["masks/", "masks/train/", "train/masks/"], ["png"], ["mask", "not a mask"]),
-}
-
-
-@st.composite
-def folders(draw: st.DrawFn) -> tuple[str, dict[str, str | bytes]]:
-    """A layout and the files of a folder that may or may not be of it."""
-    layout = draw(st.sampled_from(sorted(TRUTHS)))
-    places, suffixes, contents = TRUTHS[layout]
-    files: dict[str, str | bytes] = {"readme.md": "x"}
-    for number in range(draw(st.integers(1, 6))):
-        suffix = draw(IMAGES)
-        kind = "png" if suffix == "gif" else suffix.lower()
-        name = f"{draw(FOLDERS)}{draw(PARTS)}.{suffix}"
-        files[name] = picture(kind, number) if draw(st.booleans()) else b"broken"
-        files[name] = picture(kind, number) if number % 3 else files[name]
-    for _ in range(draw(st.integers(1, 6))):
-        name = f"{draw(st.sampled_from(places))}{draw(PARTS)}.{draw(st.sampled_from(suffixes))}"
-        content: str | bytes = draw(st.sampled_from(contents))
-        if content == "mask":
-            stream = io.BytesIO()
-            Image.fromarray(two_objects()).save(stream, "PNG")
-            content = stream.getvalue()
-        files[name] = content
-    if layout == "yolo":
-        files["data.yaml"] = YAML
-    return layout, files
-
-
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(folders())
-def test_the_report_accounts_for_every_file_on_disk(tmp_path_factory, given):
-    """Whatever lies in a folder: each file is once an image, an annotation, dropped or unused."""
-    layout, files = given
-    root = tmp_path_factory.mktemp("tree")
-    raw = root / "raw"
-    for name, content in files.items():
-        path = raw / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    try:
-        report = convert(opened("spots", raw, layout=layout), root / "out", **OPTIONS)
-    except DescryError as error:
-        assert str(raw) in str(error) or "group" in str(error)
-        return
-    told = report["files"]
-    parts = ("used as images", "used as annotations", "dropped")
-    on_disk = sum(path.is_file() for path in raw.rglob("*"))
-    assert told["found"] == on_disk == sum(told[p] for p in parts) + sum(told["unused"].values())
-    images, boxes, rows = report["images"], report["boxes"], report["rows"]
-    assert images["in"] == images["out"] + sum(images["dropped"].values())
-    assert boxes["in"] == boxes["out"] + sum(boxes["dropped"].values())
-    assert (
-        rows["read"]
-        == sum(rows["dropped"].values()) + rows["used for boxes"] + rows["used without a box"]
-    )
 
 
 def test_written_sets_open_in_pycocotools_with_masks(tmp_path):

@@ -31,17 +31,20 @@ def size_of(path: Path) -> tuple[int, int] | None:
 def patient_of(path: Path) -> str:
     """A name for the patient of a DICOM file that is none: a digest of the ID and who issued it.
 
-    Empty where the header has no ID or cannot be read. Files that share it are of one patient
-    (PS3.3 C.7.1.1); whoever has a list of IDs can find out which.
+    Files that share it are of one patient (PS3.3 C.7.1.1); whoever has a list of IDs can find out
+    which. Without an ID, of the study, whose images are of one patient, too. Empty where the header
+    has neither or cannot be read.
     """
     try:
         header = read_header(path, also=_PATIENT)
     except (DicomError, OSError):
         return ""
     identity, issuer = (header.text(keyword) for keyword in _PATIENT)
-    if not identity:
+    study = header.text("StudyInstanceUID")
+    if not identity and not study:
         return ""
-    return hashlib.blake2b(f"{identity}\0{issuer}".encode(), digest_size=8).hexdigest()
+    name = f"{identity}\0{issuer}" if identity else f"study {study}"
+    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
 
 
 def read_dicom(raw: Path, record: Record, intensity: Intensity) -> Picture:

@@ -5,7 +5,6 @@ refers to it; of a series with contours or segments all images do, so that a sli
 one without objects. What nobody looked at is dropped. All images of a patient are of one group.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -136,14 +135,12 @@ class DicomLayout:
         place, count = path.relative_to(self.base), header.frame_count
         plain = place.with_suffix("") if place.suffix.lower() in EXTENSIONS else place
         split = next((SPLIT_NAMES[p] for p in place.parts[:-1] if p in SPLIT_NAMES), None)
-        study = header.text("StudyInstanceUID")
-        group = patient_of(path) or hashlib.blake2b(study.encode(), digest_size=8).hexdigest()
         for frame in range(count):
             key = plain.as_posix() + (f"/frame_{frame + 1:04d}" if count > 1 else "")
             about = {"instance": instance} | ({"frame": frame + 1} if count > 1 else {})
             boxes = tuple(self.boxes.get((instance, frame), ()))
             path_below = relative(self.raw, path)
-            yield Record(key, path_below, boxes, group, split, attributes=about)
+            yield Record(key, path_below, boxes, patient_of(path), split, attributes=about)
 
 
 def find_dicom(raw: Path, base: Path, selection: Selection) -> DicomLayout | None:
