@@ -274,8 +274,18 @@ def profile(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: PyTorch's choice.")] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file.")] = None,
+    coco: Annotated[
+        Path | None,
+        typer.Option(help="A converted dataset: what params.yaml's head has for its boxes, only."),
+    ] = None,
 ) -> None:
     """Parameters, FLOPs, time and memory, baseline beside enhanced."""
+    if coco is not None:
+        from pipeline.stages.train import box_coverage
+
+        for name, words in box_coverage(_params(Path("params.yaml")), coco).items():
+            typer.echo(f"{name}: {words}")
+        return
     from pipeline.profile.run import Settings
     from pipeline.profile.run import profile as run
     from pipeline.profile.table import markdown

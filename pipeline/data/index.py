@@ -73,6 +73,11 @@ class CocoIndex:
         keep = ~self.crowd[rows]
         return self.boxes[rows][keep], self.labels[rows][keep]
 
+    def fitted(self, i: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """`objects`, the boxes in pixels of the square of `side` px that the model sees."""
+        boxes, labels = self.objects(i)
+        return boxes * (side / self.sizes[i].max()), labels
+
 
 def _pack(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """All names as one byte array, and where each starts (n + 1)."""

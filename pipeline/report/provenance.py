@@ -141,6 +141,7 @@ def _without_files(tokens: list[Token]) -> list[Token]:
 
 def model_and_cost(run: Run) -> Markup:
     """What the detector is, how large it is, and what it takes to run."""
+    from pipeline.models.heads.coverage import coverage_lines
     from pipeline.models.params import DetectorSpec, checked
     from pipeline.profile.count import NOT_COUNTED, count  # brings torch, which nothing else needs
 
@@ -156,9 +157,13 @@ def model_and_cost(run: Run) -> Markup:
         "memory of the weights": f"{4 * counts.total / MIB:,.1f} MiB",
         "with gradients and AdamW's state": f"{16 * counts.total / MIB:,.1f} MiB",
     }
+    boxes = coverage_lines(run.about.get("training_boxes", {}))
     return joined(
         paragraph(f"RetinaNet with {arm_words(run.about['detector'])}."),
         facts(cost),
+        joined(paragraph("What its head has for the training boxes:"), facts(boxes))
+        if boxes
+        else Markup(""),
         paragraph(
             f"FLOPs are 2 per multiply-add; not counted: {'; '.join(NOT_COUNTED)}. Memory is that "
             "of fp32, without activations; peak memory and time on a machine of yours: "

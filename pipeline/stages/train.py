@@ -6,8 +6,11 @@ from pathlib import Path
 
 from pipeline.config import DatasetName, Params
 from pipeline.data.coco import load_coco
+from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
 from pipeline.evaluate.operating_point import validate
+from pipeline.models.build import build_detector
+from pipeline.models.heads.coverage import coverage, coverage_lines
 from pipeline.models.params import DetectorSpec, Selection
 from pipeline.stages import DATASETS, RUNS
 from pipeline.stages.machine import lasting, loader_workers, pick_device, picture_cache
@@ -31,6 +34,13 @@ def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None
     ):
         run(coco, out, spec, settings, validate, machine, progress)
     return out / "model.safetensors"
+
+
+def box_coverage(params: Params, coco: Path) -> dict[str, str]:
+    """What the head that the parameters ask for has for a dataset's training boxes, by class."""
+    index = CocoIndex(coco / "annotations/train.json", coco / "images")
+    head = build_detector(spec_of(params, len(index.categories))).head
+    return coverage_lines(coverage(head, index, params.scale.image_size))
 
 
 def train_settings(params: Params, name: DatasetName) -> Settings:

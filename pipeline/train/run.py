@@ -22,6 +22,7 @@ from pipeline.data.loader import LoaderPlan, ResumableLoader, epoch_batches, tra
 from pipeline.errors import DescryError
 from pipeline.models.build import build_detector
 from pipeline.models.detector import Detector
+from pipeline.models.heads.coverage import coverage
 from pipeline.models.init import ANEW, Source, fill, read_source
 from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
@@ -92,6 +93,7 @@ def train(
         about["initialised_from"] = source.about() if source else ANEW
         classes = [label for _, label in training.categories]
         detector = _detector(spec, settings, processes.rank, source, classes)
+        about["training_boxes"] = coverage(detector.head, training, settings.image_size)
         validator = Validator(detector, spec, about, validation, evaluator, settings.batch_size)
         callback = TrainingCallback(progress, state, loader, validator, folder, out)
         callback.minutes, callback.shown = machine.checkpoint_minutes, shown

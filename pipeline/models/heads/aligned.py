@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.heads.assignment import align, atss, giou, iou
+from pipeline.models.heads.assignment import CANDIDATES, align, atss, giou, inside, iou
 from pipeline.models.heads.base import Head, Size, Targets, select, share_of_all
 from pipeline.models.params import PAPER, HeadRules, Selection
 from pipeline.models.pyramid import LEVEL_STRIDES
@@ -124,13 +124,29 @@ class AlignedHead(Head):
         boxes = target["boxes"].float()
         if self.rules.assignment == "own":
             return align(boxes, target["labels"], places, predicted, scores, LEVEL_STRIDES[0])
-        half = strides[:, None] * self.rules.anchor_scale / 2
-        squares = torch.cat([places - half, places + half], dim=1)
-        which = atss(boxes, squares, counts, NEAREST, LEVEL_STRIDES[0])
+        which = self._by_squares(boxes, places, strides, counts)
         if len(boxes) == 0:
             return which, torch.zeros_like(strides)
         overlap = iou(predicted, boxes[which.clamp(min=0)])
         return which, torch.where(which >= 0, overlap, 0.0)
+
+    def _by_squares(
+        self, boxes: Tensor, places: Tensor, strides: Tensor, counts: Sequence[int]
+    ) -> Tensor:
+        """ATSS, a square for each place: see `atss`."""
+        half = strides[:, None] * self.rules.anchor_scale / 2
+        squares = torch.cat([places - half, places + half], dim=1)
+        return atss(boxes, squares, counts, NEAREST, LEVEL_STRIDES[0])
+
+    def coverage(self, boxes: Tensor, grids: Sequence[Size], size: Size) -> tuple[Tensor, Tensor]:
+        """By places inside; without ATSS all candidates count, see `Head.coverage`."""
+        places, strides = cell_centres(grids, boxes.device)
+        fits = inside(places, boxes, 0.0).any(dim=1)
+        if self.rules.assignment == "own":
+            held = inside(places, boxes, LEVEL_STRIDES[0])
+            return fits, held.sum(dim=1).clamp(max=CANDIDATES)
+        which = self._by_squares(boxes, places, strides, [h * w for h, w in grids])
+        return fits, torch.bincount(which[which >= 0], minlength=len(boxes))
 
     def detections(
         self,

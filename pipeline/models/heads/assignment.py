@@ -59,8 +59,8 @@ def align(
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, len(boxes), step):
         part, of = boxes[start : start + step], labels[start : start + step]
-        inside = _inside(places, part, least)  # (n, A)
-        overlap = iou(part[:, None], predicted[None]).mul_(inside)
+        held = inside(places, part, least)  # (n, A)
+        overlap = iou(part[:, None], predicted[None]).mul_(held)
         aligned = scores[:, of].t() * overlap**POWER
         value, at = aligned.topk(min(CANDIDATES, len(places)), dim=1)  # (n, C)
         wanted = overlap.gather(1, at) * (value > 0)
@@ -129,7 +129,7 @@ def _nearest(boxes: Tensor, centres: Tensor, counts: Sequence[int], nearest: int
     return torch.cat(found, dim=1)
 
 
-def _inside(places: Tensor, boxes: Tensor, least: float) -> Tensor:
+def inside(places: Tensor, boxes: Tensor, least: float) -> Tensor:
     """Which places (A, 2) lie in which boxes (n, 4), these not smaller than `least`: (n, A)."""
     centre, reach = _reach(boxes[:, None], least)
     return ((places[None] - centre).abs() <= reach).all(dim=2)

@@ -42,6 +42,13 @@ class Head(nn.Module):
         """
         raise NotImplementedError
 
+    def coverage(self, boxes: Tensor, grids: Sequence[Size], size: Size) -> tuple[Tensor, Tensor]:
+        """Which boxes (n, 4) of an image something fits, (n,), and how much learns of each, (n,).
+
+        Anchors with an IoU of at least .5, or places inside a box; and positives at most.
+        """
+        raise NotImplementedError
+
     def detections(
         self,
         outputs: dict[str, Tensor],

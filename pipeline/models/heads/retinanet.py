@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder, encode_boxes
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead as Towers
+from torchvision.ops import box_iou
 
 from pipeline.models.heads.assignment import atss, giou
 from pipeline.models.heads.base import Head, Size, Targets, select, share_of_all
 from pipeline.models.heads.focal import focal_loss
-from pipeline.models.heads.matching import IGNORED, match
+from pipeline.models.heads.matching import HIGH, IGNORED, match
 from pipeline.models.params import PAPER, HeadRules, Selection
 from pipeline.models.pyramid import LEVEL_STRIDES
 
@@ -121,6 +122,13 @@ class RetinaNetHead(Towers, Head):
         # the coder's own function copies its weights, all 1, to the device, and waits for it
         aims = encode_boxes(boxes, anchors, boxes.new_ones(4))
         return F.l1_loss(deltas, aims, reduction="sum")
+
+    def coverage(self, boxes: Tensor, grids: Sequence[Size], size: Size) -> tuple[Tensor, Tensor]:
+        """By anchors; see `Head.coverage`."""
+        anchors = self.anchors(grids, size, boxes.device)
+        which = self.matched(boxes, anchors, [self.per_place * h * w for h, w in grids])
+        fits = box_iou(boxes, anchors).amax(dim=1) >= HIGH
+        return fits, torch.bincount(which[which >= 0], minlength=len(boxes))
 
     def detections(
         self,
