@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.models.backbones.base import Backbone
-    from pipeline.models.saved import SavedModel
+    from pipeline.models.saved import Detections, SavedModel
 
     Network = TypeVar("Network", bound=nn.Module)
 else:
@@ -38,6 +38,8 @@ class Prediction:
         Category ids.
     names : tuple of n str
         Of the categories.
+    masks : array (n, height, width), bool, or None
+        None where the model gives boxes only.
     """
 
     source: str
@@ -48,6 +50,7 @@ class Prediction:
     scores: "np.ndarray"
     labels: "np.ndarray"
     names: tuple[str, ...]
+    masks: "np.ndarray | None" = None
 
 
 class Predictions(Sequence[Prediction]):
@@ -77,13 +80,17 @@ class Predictions(Sequence[Prediction]):
 
     def to_coco(self) -> dict[str, Any]:
         """COCO: "images" (ids from 1), "categories", and the results as "annotations"."""
+        from pipeline.data.masks import encode, rle
         from pipeline.data.results import to_results
 
         images, rows = [], []
         for i, one in enumerate(self.images, 1):
             size = {"height": one.height, "width": one.width}
             images.append({"id": i, "file_name": one.source, "frame": one.frame, **size})
-            rows += to_results(i, one.boxes, one.scores, one.labels)
+            shapes = None
+            if one.masks is not None:
+                shapes = [rle(encode(mask), one.height, one.width) for mask in one.masks]
+            rows += to_results(i, one.boxes, one.scores, one.labels, shapes)
         categories = [{"id": i, "name": name} for i, name in self.categories]
         return {"images": images, "categories": categories, "annotations": rows}
 
@@ -148,16 +155,17 @@ class Model:
         for image, found in zip(batch, results, strict=True):
             lowest = [self._lowest[i] if threshold is None else threshold for i in found.labels]
             kept = found.scores >= np.array(lowest, np.float32)
-            labels = found.labels[kept]
+            labels, boxes = found.labels[kept], image.outwards(found.boxes[kept])
             yield Prediction(
                 image.source,
                 image.frame,
                 image.height,
                 image.width,
-                image.outwards(found.boxes[kept]),
+                boxes,
                 found.scores[kept],
                 labels,
                 tuple(names[int(i)] for i in labels),
+                _masks(image, found, kept, boxes),
             )
 
 
@@ -215,6 +223,23 @@ def enhance(model: Network, pool_layers: int = 2, concepts: int = 16) -> Network
     from pipeline.models.enhance import enhance as run
 
     return run(model, pool_layers, concepts)
+
+
+def _masks(
+    image: "_Image", found: "Detections", kept: "np.ndarray", boxes: "np.ndarray"
+) -> "np.ndarray | None":
+    """Masks (n, H, W) on the image of the detections that are kept, whose boxes there are known."""
+    import numpy as np
+
+    if found.masks is None:
+        return None
+    masks = np.zeros((len(boxes), image.height, image.width), dtype=bool)
+    for place, i in enumerate(np.flatnonzero(kept).tolist()):
+        mask = found.masks[i]
+        if image.fit is not None:
+            mask = mask.scaled(1 / image.fit.scale_x, 1 / image.fit.scale_y)
+        masks[place] = mask.pixels(image.height, image.width, boxes[place])
+    return masks
 
 
 @dataclass(frozen=True, slots=True)

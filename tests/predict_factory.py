@@ -18,6 +18,7 @@ class Found:
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    masks: list | None = None
 
 
 @dataclass

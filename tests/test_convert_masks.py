@@ -9,14 +9,16 @@ from PIL import Image
 from toy_source import opened
 
 from pipeline.convert.formats.masks import (
-    component_extents,
+    component_objects,
     foreground,
-    index_extents,
+    index_objects,
     read_mask,
     segmentation_extent,
 )
 from pipeline.convert.records import Unreadable
+from pipeline.convert.segmentation import counts_on
 from pipeline.data.images import ImageError
+from pipeline.data.masks import decode
 
 
 def palette_mask() -> Image.Image:
@@ -55,12 +57,17 @@ def test_index_mask_gives_a_box_per_value(mask: Image.Image, tmp_path: Path) -> 
 
 
 def test_two_parts_of_one_value_are_one_object() -> None:
-    assert index_extents(two_fish(levels=(4, 4))) == [(4, (4.0, 2.0, 26.0, 13.0))]
+    values = two_fish(levels=(4, 4))
+    ((value, (extent, mask)),) = index_objects(values)
+    assert (value, extent) == (4, (4.0, 2.0, 26.0, 13.0))
+    np.testing.assert_array_equal(
+        decode(counts_on(mask, *values.shape[::-1], None), *values.shape), values == 4
+    )
 
 
 def test_index_mask_without_background() -> None:
-    assert index_extents(np.full((3, 5), 7)) == [(7, (0.0, 0.0, 5.0, 3.0))]
-    assert index_extents(np.zeros((3, 5), int)) == []
+    assert index_objects(np.full((3, 5), 7))[0][1][0] == (0.0, 0.0, 5.0, 3.0)
+    assert index_objects(np.zeros((3, 5), int)) == []
 
 
 def test_a_grey_mask_is_no_index_mask(tmp_path: Path) -> None:
@@ -108,8 +115,10 @@ def test_foreground(values: list[int], expected: list[bool]) -> None:
 
 
 def test_diagonal_pixels_are_one_component() -> None:
-    assert component_extents(np.eye(4, dtype=bool), 4) == ([(0.0, 0.0, 4.0, 4.0)], 0)
-    assert component_extents(np.eye(4, dtype=bool), 5) == ([], 1)
+    (((extent, mask),), specks) = component_objects(np.eye(4, dtype=bool), 4)
+    assert (extent, specks) == ((0.0, 0.0, 4.0, 4.0), 0)
+    np.testing.assert_array_equal(decode(counts_on(mask, 4, 4, None), 4, 4), np.eye(4))
+    assert component_objects(np.eye(4, dtype=bool), 5) == ([], 1)
 
 
 @pytest.mark.parametrize(

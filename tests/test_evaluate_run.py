@@ -64,7 +64,7 @@ class Model:
     """Finds every object but the third, with a wrong class, a shift and a false alarm."""
 
     categories = ((1, "mass"), (2, "nodule"))
-    intensity, trained_on = Intensity(), "toy"
+    intensity, trained_on, task = Intensity(), "toy", "detect"
     operating_point = OperatingPoint(0.4, "highest F1 on the validation split")
 
     def __init__(self, data: Path) -> None:
@@ -85,7 +85,8 @@ class Model:
                     labels.append(3 - a["category_id"] if self.image == 4 else a["category_id"])
                     scores.append(0.9 - 0.1 * self.image)
             arrays = (np.array(boxes).reshape(-1, 4), np.array(scores), np.array(labels, int))
-            found.append(SimpleNamespace(boxes=arrays[0], scores=arrays[1], labels=arrays[2]))
+            names = ("boxes", "scores", "labels", "masks")
+            found.append(SimpleNamespace(**dict(zip(names, (*arrays, None), strict=True))))
         return found
 
 

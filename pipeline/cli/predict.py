@@ -76,6 +76,10 @@ def predict(
         bool,
         typer.Option("--sc", help="Overlays as DICOM too.", rich_help_panel=WRITE),
     ] = False,
+    seg: Annotated[
+        bool,
+        typer.Option("--seg", help="A DICOM SEG of the masks too.", rich_help_panel=WRITE),
+    ] = False,
     copy_patient: Annotated[
         bool,
         typer.Option(
@@ -176,7 +180,8 @@ def predict(
     from pipeline.predict.options import Objects, Options, object_options, read_key
     from pipeline.predict.select import Filters
 
-    kinds = tuple(name for name, wanted in {"sr": sr, "gsps": gsps, "sc": sc}.items() if wanted)
+    objects = {"sr": sr, "gsps": gsps, "sc": sc, "seg": seg}
+    kinds = tuple(name for name, wanted in objects.items() if wanted)
     if to and not kinds:
         raise DescryError(f"--to: nothing to store; add {object_options()}")
     archives = Transfers(

@@ -36,7 +36,9 @@ class Unreadable(Exception):
 class Box:
     """One annotated object: top-left corner and size in pixels, of the annotation's frame.
 
-    `where` names the row it came from (``"BBox_List_2017.csv:17"``), for the report.
+    `where` names the row it came from (``"BBox_List_2017.csv:17"``), for the report. `mask` is the
+    object's COCO segmentation as JSON text, in the annotation's frame; empty where only the box is
+    known.
     """
 
     x: float
@@ -46,6 +48,7 @@ class Box:
     label: str
     where: str = ""
     iscrowd: bool = False
+    mask: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ at a time; what is not strictly JSON (NaN, as Python writes it) or breaks a rule
 `load_coco`, which takes it or says what is wrong.
 """
 
+import json
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.coco import check_coco, load_coco
+from pipeline.data.masks import is_mask
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -34,6 +36,11 @@ class CocoTable:
     crowds : array (n,), bool
     rotations : dict
         Row -> value of ``attributes.rotation``, where there is one.
+    shapes : bytes
+        ``segmentation`` of all rows as JSON, one after the other, but for those that say no more
+        than their box.
+    ends : array (n + 1,), int64
+        Where the rows begin in it.
     """
 
     images: list[dict[str, Any]]
@@ -44,6 +51,12 @@ class CocoTable:
     boxes: NDArray[np.float64]
     crowds: NDArray[np.bool_]
     rotations: dict[int, object]
+    shapes: bytes
+    ends: NDArray[np.int64]
+
+    def mask(self, row: int) -> str:
+        """``segmentation`` of a row as JSON; empty where only the box is known."""
+        return self.shapes[self.ends[row] : self.ends[row + 1]].decode()
 
     def rows_by_image(self) -> dict[int, NDArray[np.int64]]:
         """Rows of each image that has any, in the order of their annotation ids."""
@@ -71,6 +84,7 @@ class _Annotation(msgspec.Struct, gc=False):
     iscrowd: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
     area: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     attributes: Any = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _File(msgspec.Struct, gc=False):
@@ -112,9 +126,9 @@ def _loaded(path: Path) -> CocoTable:
     coco, columns = load_coco(path, foreign=True), _Columns()
     for entry in coco["annotations"]:
         known = {key: entry[key] for key in ("id", "image_id", "category_id", "bbox")}
-        columns.add(
-            _Annotation(**known, iscrowd=int(entry["iscrowd"]), attributes=entry.get("attributes"))
-        )
+        shape = msgspec.Raw(json.dumps(entry.get("segmentation")).encode())
+        more = {"attributes": entry.get("attributes"), "segmentation": shape}
+        columns.add(_Annotation(**known, iscrowd=int(entry["iscrowd"]), **more))
     table = columns.table(coco)
     assert table is not None
     return table
@@ -126,6 +140,7 @@ class _Columns:
     def __init__(self) -> None:
         self.numbers, self.boxes = array("q"), array("d")
         self.rotations: dict[int, object] = {}
+        self.shapes, self.ends = bytearray(), array("q", [0])
 
     def add(self, entry: _Annotation) -> None:
         """Append a row."""
@@ -133,6 +148,10 @@ class _Columns:
             self.rotations[len(self.numbers) // 4] = entry.attributes["rotation"]
         self.numbers.extend((entry.id, entry.image_id, entry.category_id, entry.iscrowd))
         self.boxes.extend(entry.bbox)
+        shape = bytes(entry.segmentation)
+        if is_mask(msgspec.json.decode(shape), list(entry.bbox)):
+            self.shapes += shape
+        self.ends.append(len(self.shapes))
 
     def table(self, coco: dict[str, Any]) -> CocoTable | None:
         """The rows with images and categories; None when they break a rule."""
@@ -156,4 +175,6 @@ class _Columns:
             boxes,
             crowds.astype(bool),
             self.rotations,
+            bytes(self.shapes),
+            np.frombuffer(self.ends, np.int64),
         )

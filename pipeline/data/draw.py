@@ -20,8 +20,9 @@ def draw_boxes(
     labels: Sequence[str],
     colours: Sequence[tuple[int, int, int]],
     line: int = 0,
+    masks: Sequence[np.ndarray | None] = (),
 ) -> Image.Image:
-    """A copy of an image with labelled boxes; the last lies on top.
+    """A copy of an image with labelled boxes and the contours of masks; the last lies on top.
 
     Parameters
     ----------
@@ -33,19 +34,34 @@ def draw_boxes(
     colours : sequence of n RGB triples
     line : int
         Width in pixels; 0 goes by the size of the image.
+    masks : sequence of n arrays (h, w), bool, or None
+        On the same image, in any resolution; may be left out.
     """
     image = Image.fromarray(pixels).convert("RGB")
     canvas = ImageDraw.Draw(image)
     font = label_font(image.size)
     line = line or max(1, round(max(image.size) / 500))
-    for box, colour in zip(boxes.tolist(), colours, strict=True):
-        canvas.rectangle(box, outline=colour, width=line)
+    for place, (box, colour) in enumerate(zip(boxes.tolist(), colours, strict=True)):
+        mask = masks[place] if masks else None
+        # beside a contour the box is an aid only
+        canvas.rectangle(box, outline=colour, width=line if mask is None else max(1, line // 2))
+        for contour in () if mask is None else contours(mask, image.size):
+            canvas.line([*contour, contour[0]], fill=colour, width=line, joint="curve")
     places = place_labels(image.size, boxes, labels)
     for place, label, colour in zip(places, labels, colours, strict=True):
         if place is not None:
             canvas.rectangle(place, fill=colour)
             canvas.text((place[0] + 2, place[1]), label, fill=_INK, font=font)
     return image
+
+
+def contours(mask: np.ndarray, size: tuple[int, int]) -> list[list[tuple[float, float]]]:
+    """Closed lines (x, y) around the parts and holes of a mask (h, w), on an image of `size`."""
+    import cv2  # only where masks are drawn
+
+    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    scale = np.array(size) / mask.shape[::-1]
+    return [[tuple(p) for p in ((line[:, 0] + 0.5) * scale).tolist()] for line in found]
 
 
 def label_font(size: tuple[int, int]) -> Font:

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 _ORIENTATION, _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC = 0x0112, 256, 257, 258, 262  # tags
 # By EXIF orientation (Exif 2.32, 4.6.4 A): the displayed pixels of stored ones.
-_TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+DISPLAYED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -84,7 +84,7 @@ def read_image(source: Path | BinaryIO) -> DecodedImage:
             pixels, notes = _deep_colour(image, source) if deep else _shallow(image)
             if not (kind == "TIFF" if deep else orientation_of(image) == 1):
                 # Pillow, too, has turned a TIFF by now, and then says nothing of an orientation.
-                pixels = np.ascontiguousarray(_TURNED[orientation](pixels))
+                pixels = np.ascontiguousarray(DISPLAYED[orientation](pixels))
             notes += _pages(image)
     except FileNotFoundError:
         raise
@@ -113,7 +113,7 @@ def orientation_of(image: Image.Image) -> int:
         value = int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # Pillow has no common base for what odd blocks raise; the pixels are sound
         return 1
-    return value if value in _TURNED else 1
+    return value if value in DISPLAYED else 1
 
 
 def is_deep_colour(image: Image.Image) -> bool:

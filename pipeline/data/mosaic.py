@@ -17,11 +17,15 @@ _DRAWS = 2  # tells the stream of these draws from that of sizes and of the orde
 
 
 class Picture(NamedTuple):
-    """A square (S, S) or (S, S, 3), uint8; its boxes (n, 4) xyxy in pixels; their labels (n,)."""
+    """A square (S, S) or (S, S, 3), uint8; its boxes (n, 4) xyxy in pixels; their labels (n,).
+
+    With masks also those, (n, S, S), uint8, 0 to 255.
+    """
 
     square: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
+    masks: np.ndarray | None = None
 
 
 def partners(
@@ -44,7 +48,7 @@ def mosaic(parts: Sequence[Picture], rng: np.random.Generator) -> Picture:
     low = round(NARROWEST * side)
     x, y = (int(at) for at in rng.integers(low, side - low, size=2, endpoint=True))
     corners = ((0, 0, x, y), (x, 0, side, y), (0, y, x, side), (x, y, side, side))
-    boxes, labels = [], []
+    boxes, labels, masks = [], [], []
     for part, (x0, y0, x1, y1) in zip(parts, corners, strict=True):
         right, down = (int(rng.integers(side - n, endpoint=True)) for n in (x1 - x0, y1 - y0))
         cut = part.square[down : down + y1 - y0, right : right + x1 - x0]
@@ -54,7 +58,14 @@ def mosaic(parts: Sequence[Picture], rng: np.random.Generator) -> Picture:
         keep = _area(seen) >= MIN_VISIBILITY * _area(moved)
         boxes.append(seen[keep])
         labels.append(part.labels[keep])
-    return Picture(canvas, np.concatenate(boxes), np.concatenate(labels))
+        if part.masks is not None:
+            shown = np.zeros((int(keep.sum()), side, side), np.uint8)
+            shown[:, y0:y1, x0:x1] = part.masks[
+                keep, down : down + y1 - y0, right : right + x1 - x0
+            ]
+            masks.append(shown)
+    joined = np.concatenate(masks) if masks else None
+    return Picture(canvas, np.concatenate(boxes), np.concatenate(labels), joined)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,11 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def to_results(
-    image_id: int, boxes: np.ndarray, scores: np.ndarray, category_ids: np.ndarray
+    image_id: int,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    category_ids: np.ndarray,
+    masks: Sequence[dict] | None = None,
 ) -> list[dict]:
     """COCO result entries of one image.
 
@@ -28,6 +32,7 @@ def to_results(
         xyxy in pixels.
     scores : array (n,)
     category_ids : array (n,)
+    masks : sequence of n COCO segmentations, or None
     """
     rows = []
     for (x1, y1, x2, y2), score, category in zip(
@@ -42,6 +47,8 @@ def to_results(
                 "score": round(score, SCORE_DECIMALS),
             }
         )
+    for row, mask in zip(rows, masks or (), strict=False):
+        row["segmentation"] = mask
     return rows
 
 

@@ -22,12 +22,15 @@ class Sample:
     boxes : tensor (n, 4), float32, xyxy in pixels of the square; n may be 0
     labels : tensor (n,), int64, from 0
     image_id : int
+    masks : tensor (n, S / CELL, S / CELL), uint8, or None
+        How much of each cell an object covers, in 255ths; see `pipeline.data.masks`.
     """
 
     image: Tensor
     boxes: Tensor
     labels: Tensor
     image_id: int
+    masks: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -40,21 +43,25 @@ class Batch:
     boxes : list of B tensors (n, 4), float32, xyxy in pixels of the square
     labels : list of B tensors (n,), int64, from 0
     image_ids : list of B int
+    masks : list of B tensors (n, S / CELL, S / CELL), uint8, or None
     """
 
     images: Tensor
     boxes: list[Tensor]
     labels: list[Tensor]
     image_ids: list[int]
+    masks: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     @property
     def targets(self) -> list[dict[str, Tensor]]:
-        """Boxes and labels in the form that a torchvision detector takes."""
-        pairs = zip(self.boxes, self.labels, strict=True)
-        return [{"boxes": boxes, "labels": labels} for boxes, labels in pairs]
+        """Boxes, labels and masks, if any, in the form that a torchvision detector takes."""
+        names, columns = ["boxes", "labels"], [self.boxes, self.labels]
+        if self.masks is not None:
+            names, columns = [*names, "masks"], [*columns, self.masks]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device; from pinned memory the copy does not wait."""
@@ -63,6 +70,7 @@ class Batch:
             [boxes.to(device, non_blocking=True) for boxes in self.boxes],
             [labels.to(device, non_blocking=True) for labels in self.labels],
             self.image_ids,
+            self.masks and [masks.to(device, non_blocking=True) for masks in self.masks],
         )
 
     def pin_memory(self) -> "Batch":
@@ -72,16 +80,19 @@ class Batch:
             [boxes.pin_memory() for boxes in self.boxes],
             [labels.pin_memory() for labels in self.labels],
             self.image_ids,
+            self.masks and [masks.pin_memory() for masks in self.masks],
         )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """One batch of samples of one size."""
+    masks = [sample.masks for sample in samples if sample.masks is not None]
     return Batch(
         torch.stack([sample.image for sample in samples]),
         [sample.boxes for sample in samples],
         [sample.labels for sample in samples],
         [sample.image_id for sample in samples],
+        masks if len(masks) == len(samples) else None,
     )
 
 

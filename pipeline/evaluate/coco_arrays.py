@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.data.masks import compressed, outline, rle
 from pipeline.errors import DescryError
 
 MAX_DETECTIONS = 100  # of one class in one image, COCO's limit; by descending score
@@ -34,6 +35,8 @@ class GroundTruth:
         In square pixels, as the file says (a mask's area may be smaller than the box's).
     crowd : array (m,), bool
         Regions of many objects: neither counted nor held against a detection.
+    masks : array (m,) of COCO run lengths, or None
+        None: objects are their boxes. An object of which only the box is known is its rectangle.
     """
 
     image_ids: np.ndarray
@@ -43,9 +46,10 @@ class GroundTruth:
     boxes: np.ndarray
     area: np.ndarray
     crowd: np.ndarray
+    masks: np.ndarray | None = None
 
     @classmethod
-    def of(cls, coco: Mapping[str, Any]) -> "GroundTruth":
+    def of(cls, coco: Mapping[str, Any], *, masks: bool = False) -> "GroundTruth":
         """Pack a COCO file as `pipeline.data.coco.load_coco` gives it."""
         image_ids = np.array(sorted(image["id"] for image in coco["images"]), dtype=np.int64)
         pairs = ((int(c["id"]), str(c["name"])) for c in coco["categories"])
@@ -58,7 +62,8 @@ class GroundTruth:
         area = np.array([a["area"] for a in objects], dtype=np.float64)
         crowd = np.array([bool(a["iscrowd"]) for a in objects], dtype=bool)
         columns = (column[order] for column in (image, label, boxes, area, crowd))
-        return cls(image_ids, categories, *columns)
+        shapes = _masks_of(coco)[order] if masks else None
+        return cls(image_ids, categories, *columns, shapes)
 
     @property
     def images(self) -> int:
@@ -89,6 +94,7 @@ class Predictions:
     score : array (d,), float64
     rank : array (d,), int64
         From 0, among the detections of the same class in the same image.
+    masks : array (d,) of COCO run lengths, or None
     """
 
     image: np.ndarray
@@ -96,6 +102,7 @@ class Predictions:
     boxes: np.ndarray
     score: np.ndarray
     rank: np.ndarray
+    masks: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -112,7 +119,10 @@ class Predictions:
         classes = _integers(row["category_id"] for row in results)
         boxes = np.array([row["bbox"] for row in results], dtype=np.float64).reshape(-1, 4)
         score = np.array([row["score"] for row in results], dtype=np.float64)
-        return cls.packed(truth, ids, classes, boxes, score, limit)
+        masks = None
+        if truth.masks is not None:
+            masks = objects_of([row["segmentation"] for row in results])
+        return cls.packed(truth, ids, classes, boxes, score, limit, masks)
 
     @classmethod
     def packed(
@@ -123,8 +133,9 @@ class Predictions:
         boxes: np.ndarray,
         score: np.ndarray,
         limit: int = MAX_DETECTIONS,
+        masks: np.ndarray | None = None,
     ) -> "Predictions":
-        """The same from arrays of ids, boxes (d, 4) and scores."""
+        """The same from arrays of ids, boxes (d, 4), scores and masks."""
         _check_known("image_id", image_ids, truth.image_ids)
         known = np.array([i for i, _ in truth.categories], dtype=np.int64)
         _check_known("category_id", category_ids, known)
@@ -135,7 +146,8 @@ class Predictions:
         _, rank = runs(image * max(truth.classes, 1) + label)
         kept = rank < limit
         order = order[kept]
-        return cls(image[kept], label[kept], boxes[order], score[order], rank[kept])
+        masks = None if masks is None else masks[order]
+        return cls(image[kept], label[kept], boxes[order], score[order], rank[kept], masks)
 
     def __len__(self) -> int:
         return len(self.score)
@@ -148,7 +160,26 @@ class Predictions:
             self.boxes[chosen],
             self.score[chosen],
             self.rank[chosen],
+            None if self.masks is None else self.masks[chosen],
         )
+
+
+def objects_of(values: Sequence[Any]) -> np.ndarray:
+    """An array (n,) of any objects."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _masks_of(coco: Mapping[str, Any]) -> np.ndarray:
+    """Run lengths of all annotations, in the file's order."""
+    size = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
+    masks = []
+    for a in coco["annotations"]:
+        counts = compressed(a.get("segmentation"), *size[a["image_id"]])
+        counts = counts or compressed(outline(*a["bbox"]), *size[a["image_id"]])
+        masks.append(rle(counts or "", *size[a["image_id"]]))
+    return objects_of(masks)
 
 
 def _integers(values: Iterable[Any]) -> np.ndarray:

@@ -110,7 +110,13 @@ class _Matching:
         keys = found.image[rows] * classes + found.label[rows]
         objects = truth.image * classes + truth.label
         least = float(self.levels.min())
-        pairs = overlaps(found.boxes[rows], keys, truth.boxes, objects, truth.crowd, least)
+        size = found.boxes[rows, 2] * found.boxes[rows, 3]
+        if truth.masks is None or found.masks is None:
+            pairs = overlaps(found.boxes[rows], keys, truth.boxes, objects, truth.crowd, least)
+        else:
+            masks = found.masks[rows]
+            pairs = mask_overlaps(masks, keys, truth.masks, objects, truth.crowd, least)
+            size = mask_areas(masks)
         state = np.zeros((len(keys), len(self.levels), self.limits.shape[1]), dtype=np.uint8)
         partner = self.result.partner[rows]  # a view
         for wave in _waves(*pairs, keys):
@@ -119,7 +125,6 @@ class _Matching:
                 partner[d] = np.where(free, g, partner[d])
             for d, g, iou in wave:
                 self._take(d, g, iou, state, IGNORED)
-        size = found.boxes[rows, 2] * found.boxes[rows, 3]
         alone = _out_of_range(size, self.limits)[:, None, :] & (state == MISS)
         state[alone] = IGNORED  # unmatched, and not of the area range
         self.result.status[:, :, rows] = state.transpose(1, 2, 0)
@@ -221,6 +226,40 @@ def overlaps(
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     d, g, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
     return d, g, iou
+
+
+def mask_overlaps(
+    masks: np.ndarray,
+    keys: np.ndarray,
+    objects: np.ndarray,
+    object_keys: np.ndarray,
+    crowd: np.ndarray,
+    minimum: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `overlaps`, of masks (d,) and (m,): COCO run lengths, by pycocotools' own arithmetic."""
+    from pycocotools import mask as coco
+
+    first = np.searchsorted(object_keys, keys, "left")
+    last = np.searchsorted(object_keys, keys, "right")
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for rows in np.split(np.arange(len(keys)), np.flatnonzero(np.diff(keys)) + 1):
+        if not len(rows) or first[rows[0]] == last[rows[0]]:
+            continue
+        mine = slice(first[rows[0]], last[rows[0]])
+        iou = coco.iou(masks[rows].tolist(), objects[mine].tolist(), crowd[mine].tolist())
+        d, g = np.nonzero(iou >= minimum)
+        found.append((rows[d], mine.start + g, iou[d, g]))
+    if not found:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    d, g, iou = (np.concatenate(column) for column in zip(*found, strict=True))
+    return d, g, iou
+
+
+def mask_areas(masks: np.ndarray) -> np.ndarray:
+    """Pixels of masks (d,), COCO run lengths."""
+    from pycocotools import mask as coco
+
+    return np.asarray(coco.area(masks.tolist()), dtype=np.float64).reshape(-1)
 
 
 def _chunks(counts: np.ndarray) -> Iterator[np.ndarray]:

@@ -164,10 +164,18 @@ class CocoMetrics:
 
     @classmethod
     def between(
-        cls, coco: Mapping[str, Any], results: Sequence[dict], limit: int = MAX_DETECTIONS
+        cls,
+        coco: Mapping[str, Any],
+        results: Sequence[dict],
+        limit: int = MAX_DETECTIONS,
+        *,
+        masks: bool = False,
     ) -> "CocoMetrics":
-        """The score of COCO results against ground truth as `load_coco` gives it."""
-        truth = GroundTruth.of(coco)
+        """The score of COCO results against ground truth as `load_coco` gives it.
+
+        `masks` compares the segmentations and not the boxes; all results must have one.
+        """
+        truth = GroundTruth.of(coco, masks=masks)
         return cls(match(truth, Predictions.of(truth, results, limit)))
 
     @cached_property

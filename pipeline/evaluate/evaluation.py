@@ -15,10 +15,11 @@ import numpy as np
 from pipeline.atomic import write_csv, write_json
 from pipeline.evaluate import curves
 from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
-from pipeline.evaluate.coco_matching import Matches, above, match
+from pipeline.evaluate.coco_matching import Limit, Matches, above, match
 from pipeline.evaluate.coco_metrics import CocoMetrics, rounded
 from pipeline.evaluate.error_kinds import Errors, counts, find_errors, gains
 from pipeline.evaluate.intervals import Resampling, Units, intervals
+from pipeline.evaluate.masks import MaskMetrics
 from pipeline.evaluate.operating_point import by_threshold, rsna_score
 from pipeline.evaluate.weighted import WeightedMetrics, subgroups
 from pipeline.models.thresholds import OperatingPoint
@@ -51,6 +52,7 @@ class Evaluation:
     coco : mapping
         Its content.
     found : Predictions
+        With masks where they shall be judged, too.
     point : OperatingPoint or None
     how : Resampling
 
@@ -62,6 +64,7 @@ class Evaluation:
         The lowest score of each class that counts at the operating point.
     score : CocoMetrics
     units : Units
+    masks : MaskMetrics or None
     """
 
     def __init__(
@@ -75,10 +78,14 @@ class Evaluation:
     ) -> None:
         self.name, self.path, self.point, self.how = name, path, point, how
         self.images: Sequence[Mapping[str, Any]] = coco["images"]
-        self.matches = match(GroundTruth.of(coco), found)
+        self.matches = match(GroundTruth.of(coco), found)  # of the boxes
         self.score = CocoMetrics(self.matches)
         self.limits = limits_of(point, self.matches.truth)
         self.units = Units.of(self.images)
+        self.masks: MaskMetrics | None = None
+        if found.masks is not None:
+            limit: Limit = 0.0 if self.limits is None else self.limits
+            self.masks = MaskMetrics(GroundTruth.of(coco, masks=True), found, limit)
 
     @cached_property
     def objects(self) -> int:
@@ -121,7 +128,7 @@ class Evaluation:
         figures["froc_score"] = self.froc.score() if self.froc else None
         figures["ece"] = self.calibration[1]
         figures["score_threshold"] = self.point.threshold if self.point else None
-        return figures
+        return figures | (self.masks.flat() if self.masks else {})
 
 
 def write_evaluation(
@@ -160,6 +167,9 @@ def tables(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
 def _per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
     """COCO figures of each class, and those at the operating point."""
     rows = evaluation.score.per_class()
+    of_masks = evaluation.masks.per_class() if evaluation.masks else []
+    for row, more in zip(rows, of_masks, strict=False):
+        row |= {name: value for name, value in more.items() if name != "images"}
     for k, row in enumerate(rows):
         row |= dict.fromkeys(("sensitivity", "precision", "f1"))
         if evaluation.at_point is not None:

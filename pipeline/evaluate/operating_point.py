@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.data.coco import load_coco
 from pipeline.data.results import SCORE_DECIMALS
+from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
 from pipeline.evaluate.coco_matching import AREAS, HIT, IGNORED, MISS, Matches, match
 from pipeline.evaluate.coco_metrics import CocoMetrics, ranking
 from pipeline.models.thresholds import LEAST_OBJECTS, OperatingPoint
@@ -14,10 +16,27 @@ RSNA_THRESHOLDS = np.linspace(0.4, 0.75, 8)  # IoU
 _HIGHEST_F1 = "highest F1 at IoU 0.5 on the validation split"
 
 
-def validate(path: Path, results: list[dict]) -> tuple[dict[str, Any], OperatingPoint]:
-    """COCO figures and operating point of COCO results against a COCO file, from one matching."""
-    metrics = CocoMetrics.of(path, results)
-    return metrics.summary(), operating_point(metrics.matches)
+def validate(
+    path: Path, results: list[dict], task: str = "detect"
+) -> tuple[dict[str, Any], OperatingPoint]:
+    """COCO figures and operating point of COCO results against a COCO file, from one matching.
+
+    With a `task` that has masks also their figures. The regions of the task "semantic" are a map of
+    all pixels, which no score may thin out.
+    """
+    coco = load_coco(path)
+    metrics = CocoMetrics.between(coco, results)
+    point = operating_point(metrics.matches)
+    if task == "detect":
+        return metrics.summary(), point
+    from pipeline.evaluate.masks import MaskMetrics
+
+    if task == "semantic":
+        point = OperatingPoint(0.0, "all regions of a semantic model count")
+    truth = GroundTruth.of(coco, masks=True)
+    limit = np.array(list(point.lowest(truth.categories).values()))
+    masks = MaskMetrics(truth, Predictions.of(truth, results), limit)
+    return metrics.summary() | masks.flat(), point
 
 
 def operating_point(matches: Matches) -> OperatingPoint:

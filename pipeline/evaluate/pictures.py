@@ -1,7 +1,7 @@
 """Pictures: whole images beside their ground truth, and crops of where it fails and succeeds."""
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pipeline.data.draw import COLOURS, draw_boxes, side_by_side
 from pipeline.data.geometry import shrink
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
+from pipeline.data.masks import decode
 from pipeline.data.pixels import load_pixels
 from pipeline.evaluate.coco_matching import Matches, paired_iou
 from pipeline.evaluate.coco_metrics import rounded
@@ -99,16 +100,24 @@ def _picture(
     canvas = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
     boxes, labels = index.objects(i)
     names = [name if len(index.categories) > 1 else "" for _, name in index.categories]
-    truth = draw_boxes(canvas, boxes * scale, [names[k] for k in labels], _colours(labels))
+    shapes = index.masks(i) if index.masked else ()
+    titles = [names[k] for k in labels]
+    truth = draw_boxes(canvas, boxes * scale, titles, _colours(labels), masks=shapes)
     place = {category_id: k for k, (category_id, _) in enumerate(index.categories)}
     classes = [place[row["category_id"]] for row in found]
     xywh = np.array([row["bbox"] for row in found], dtype=np.float64).reshape(-1, 4) * scale
     xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     scores = (f"{row['score']:.2f}" for row in found)
     texts = [f"{names[k]} {score}".strip() for k, score in zip(classes, scores, strict=True)]
-    predicted = draw_boxes(canvas, xyxy, texts, _colours(classes))
+    shapes = [_mask_of(row) for row in found]
+    predicted = draw_boxes(canvas, xyxy, texts, _colours(classes), masks=shapes)
     objects = "1 object" if len(boxes) == 1 else f"{len(boxes)} objects"
     return side_by_side(truth, predicted, (f"ground truth, {objects}", title))
+
+
+def _mask_of(row: Mapping[str, Any]) -> np.ndarray | None:
+    shape = row.get("segmentation")
+    return decode(shape["counts"], *shape["size"]) if shape else None
 
 
 def _colours(classes: Iterable[int]) -> list[tuple[int, int, int]]:

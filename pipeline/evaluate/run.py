@@ -3,7 +3,7 @@
 import logging
 import shutil
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ import numpy as np
 from pipeline.data.coco import load_coco
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
+from pipeline.data.masks import compressed, is_mask, rle
 from pipeline.data.results import iterate_results, write_results
 from pipeline.errors import DescryError
-from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
+from pipeline.evaluate.coco_arrays import GroundTruth, Predictions, objects_of
 from pipeline.evaluate.coco_metrics import self_test
 from pipeline.evaluate.evaluation import FORMAT, Evaluation, write_evaluation
 from pipeline.evaluate.intervals import DEFAULT, Resampling
@@ -60,7 +61,7 @@ def evaluate(
     from pipeline.models.inference import detect_split
 
     path = coco / "annotations/test.json"
-    index = CocoIndex(path, coco / "images")
+    index = CocoIndex(path, coco / "images", masks=model.task != "detect")
     if len(index) == 0:
         raise DescryError(f"{path}: no test images; see {coco / 'report.json'}")
     _check_classes(model, index)
@@ -74,9 +75,10 @@ def evaluate(
     def detect(of: CocoIndex) -> list[dict]:
         return detect_split(model, of, batch_size=batch_size, workers=workers)
 
-    point = model.operating_point or _chosen_point(coco, detect)
+    point = model.operating_point or _chosen_point(coco, detect, model.task)
     results = detect(index)
-    found = Predictions.of(GroundTruth.of(truth), results)
+    masks = model.task != "detect" and _has_masks(truth)
+    found = Predictions.of(GroundTruth.of(truth, masks=masks), results)
     evaluation = Evaluation(model.trained_on, path, truth, found, point, how)
     with _growing(out) as folder:
         write_results(folder / "predictions.json", results)
@@ -105,7 +107,14 @@ def _growing(out: Path) -> Iterator[Path]:
         space.publish()
 
 
-def _chosen_point(coco: Path, detect: Callable[[CocoIndex], list[dict]]) -> OperatingPoint:
+def _has_masks(coco: Mapping[str, Any]) -> bool:
+    """Whether objects of a COCO file are more than their boxes."""
+    return any(is_mask(a.get("segmentation"), a["bbox"]) for a in coco["annotations"])
+
+
+def _chosen_point(
+    coco: Path, detect: Callable[[CocoIndex], list[dict]], task: str
+) -> OperatingPoint:
     """The operating point of what detects otherwise than in its training, never from test images.
 
     Raises
@@ -120,7 +129,7 @@ def _chosen_point(coco: Path, detect: Callable[[CocoIndex], list[dict]]) -> Oper
             f"{path}: no validation images to choose an operating point by, which several models, "
             "evaluate.tta, evaluate.suppression or other thresholds than the training's need"
         )
-    return validate(path, detect(index))[1]
+    return validate(path, detect(index), task)[1]
 
 
 def _check_classes(model: "Ensemble", index: CocoIndex) -> None:
@@ -189,10 +198,13 @@ def read_found(path: Path, coco: dict[str, Any]) -> Predictions:
         When the file breaks the format, names unknown images or classes, has scores outside of
         0 to 1, or its boxes are evidently not [x, y, width, height] in pixels.
     """
-    ids, numbers = array("q"), array("d")
+    ids, numbers, shapes = array("q"), array("d"), list[Any]()
+    masks = _has_masks(coco)
     for row in iterate_results(path):
         ids.extend((row["image_id"], row["category_id"]))
         numbers.extend((*row["bbox"], row["score"]))
+        masks = masks and "segmentation" in row
+        shapes.append(row["segmentation"] if masks else None)
     image, category = np.array(ids, dtype=np.int64).reshape(-1, 2).T
     values = np.array(numbers, dtype=np.float64).reshape(-1, 5)
     boxes, score = values[:, :4], values[:, 4]
@@ -203,7 +215,9 @@ def read_found(path: Path, coco: dict[str, Any]) -> Predictions:
             "(or softmax) first, if they are percent, divide by 100"
         )
     try:
-        found = Predictions.packed(GroundTruth.of(coco), image, category, boxes, score)
+        shown = objects_of(_checked_masks(path, coco, ids[::2], shapes)) if masks else None
+        truth = GroundTruth.of(coco)
+        found = Predictions.packed(truth, image, category, boxes, score, masks=shown)
     except DescryError as error:
         raise DescryError(f"{path}: {error}") from None
     _check_boxes(path, coco, image, boxes)
@@ -215,6 +229,24 @@ def read_found(path: Path, coco: dict[str, Any]) -> Predictions:
             len(score) - len(found),
         )
     return found
+
+
+def _checked_masks(
+    path: Path, coco: Mapping[str, Any], image_ids: Sequence[int], shapes: list[Any]
+) -> list[dict[str, Any]]:
+    """Segmentations of detections as run lengths."""
+    size = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
+    masks = []
+    for i, (image_id, shape) in enumerate(zip(image_ids, shapes, strict=True)):
+        where = size.get(image_id, (0, 0))
+        counts = compressed(shape, *where)
+        if counts is None:
+            raise DescryError(
+                f"{path}: detection {i}: its segmentation is neither polygons nor run lengths of "
+                f"an image of {where[1]} x {where[0]} px: write it as COCO results have it"
+            )
+        masks.append(rle(counts, *where))
+    return masks
 
 
 def _check_boxes(path: Path, coco: dict[str, Any], image: np.ndarray, boxes: np.ndarray) -> None:

@@ -11,7 +11,9 @@ from pipeline.models.backbones.vit import ViT
 from pipeline.models.detector import Detector
 from pipeline.models.heads.aligned import AlignedHead
 from pipeline.models.heads.base import Head
+from pipeline.models.heads.mask import MaskHead
 from pipeline.models.heads.retinanet import RetinaNetHead
+from pipeline.models.heads.semantic import SemanticHead
 from pipeline.models.params import DetectorSpec
 
 BACKBONES: dict[str, type[Backbone]] = {
@@ -56,5 +58,8 @@ def build_backbone(spec: DetectorSpec, *, checkpointing: bool = False) -> Backbo
 def build_detector(spec: DetectorSpec, *, checkpointing: bool = False) -> Detector:
     """A detector with freshly drawn weights; `checkpointing` recomputes its backbone's blocks."""
     backbone = build_backbone(spec, checkpointing=checkpointing)
-    head = HEADS[spec.head](spec.fpn_channels, spec.num_classes, spec.rules)
-    return Detector(backbone, head, spec.fpn_channels, spec.selection, (spec.mean, spec.std))
+    family = SemanticHead if spec.task == "semantic" else HEADS[spec.head]
+    head = family(spec.fpn_channels, spec.num_classes, spec.rules)
+    masks = MaskHead(spec.fpn_channels) if spec.task == "instances" else None
+    normalisation = (spec.mean, spec.std)
+    return Detector(backbone, head, spec.fpn_channels, spec.selection, normalisation, masks)

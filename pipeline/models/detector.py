@@ -7,6 +7,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pipeline.models.backbones.base import Backbone
 from pipeline.models.heads.base import Head, Targets
+from pipeline.models.heads.mask import MaskHead
 from pipeline.models.params import Selection
 from pipeline.models.pyramid import Pyramid
 
@@ -26,6 +27,8 @@ class Detector(nn.Module):
         What inference keeps.
     normalisation : (mean, std)
         Of the colours, RGB from 0 to 1.
+    mask_head : MaskHead, optional
+        Makes masks of the head's boxes.
     """
 
     def __init__(
@@ -35,10 +38,11 @@ class Detector(nn.Module):
         fpn_channels: int,
         selection: Selection,
         normalisation: tuple[Colours, Colours],
+        mask_head: MaskHead | None = None,
     ) -> None:
         super().__init__()
         self.backbone = Pyramid(backbone, fpn_channels)
-        self.head = head
+        self.head, self.mask_head = head, mask_head
         self.selection = selection
         self.transform = _Normalisation(*normalisation)
 
@@ -51,11 +55,13 @@ class Detector(nn.Module):
         ----------
         images : tensor (B, 3, H, W), uint8, or list of tensors (3, H, W), float in [0, 1]
         targets : list of {"boxes": (n, 4) xyxy in pixels, "labels": (n,) from 0}
-            n may be 0; boxes have a positive width and height.
+            n may be 0; boxes have a positive width and height. For masks also {"masks": (n, H /
+            CELL, W / CELL) uint8}, the share of each cell in 255ths (`pipeline.data.masks`).
 
         Returns
         -------
-        dict of tensors, or list of {"boxes": (n, 4) xyxy, "scores": (n,), "labels": (n,)}
+        dict of tensors, or list of {"boxes": (n, 4) xyxy, "scores": (n,), "labels": (n,)}, with
+        masks also {"masks": (n, H / CELL, W / CELL), 0 to 1}
         """
         batch, _ = self.transform(images)
         height, width = batch.tensors.shape[-2:]
@@ -64,10 +70,18 @@ class Detector(nn.Module):
         outputs = self.head(levels)
         if self.training:
             assert targets is not None, "training needs targets"
-            return self.head.loss(outputs, grids, (height, width), targets)
-        return self.head.detections(
+            losses = self.head.loss(outputs, grids, (height, width), targets)
+            if self.mask_head is not None:
+                losses |= self.mask_head.loss(self.mask_head(levels), grids, targets)
+            return losses
+        found = self.head.detections(
             outputs, grids, (height, width), batch.image_sizes, self.selection
         )
+        if self.mask_head is not None:
+            maps = self.mask_head(levels)
+            for i, one in enumerate(found):
+                one["masks"] = self.mask_head.masks(maps, grids, i, one["boxes"])
+        return found
 
 
 class _Normalisation(GeneralizedRCNNTransform):

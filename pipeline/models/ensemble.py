@@ -51,7 +51,12 @@ class Ensemble:
         self.scales = (1.0, *SCALES) if "scale" in tta else (1.0,)
         _check_alike(models)
         self.categories, self.intensity = models[0].categories, models[0].intensity
-        self.trained_on = models[0].trained_on
+        self.trained_on, self.task = models[0].trained_on, models[0].spec.task
+        if self.task != "detect" and not self.single:
+            raise DescryError(
+                f"a model of model.task={self.task} is evaluated alone and as it is: give one "
+                "--checkpoint, evaluate.suppression=nms and no evaluate.tta"
+            )
         self.as_trained = self.single and models[0].detector.selection == selection
         raw = replace(selection, nms_threshold=1.0, max_detections=CANDIDATES)
         for model in models:

@@ -7,10 +7,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
+from pipeline.data.masks import encode, rle
 from pipeline.data.pixels import load_pixels
 from pipeline.data.results import to_results
 from pipeline.models.ensemble import Ensemble
-from pipeline.models.saved import SavedModel
+from pipeline.models.saved import Detections, SavedModel
 
 
 class _Images(Dataset[np.ndarray]):
@@ -34,8 +35,17 @@ def detect_split(
     for start, images in _batches(model, index, batch_size, workers):
         for i, found in enumerate(model.detect(images), start):
             image_id = int(index.image_ids[i])
-            rows += to_results(image_id, found.boxes, found.scores, found.labels)
+            masks = segmentations(found, *images[i - start].shape[:2])
+            rows += to_results(image_id, found.boxes, found.scores, found.labels, masks)
     return rows
+
+
+def segmentations(found: Detections, height: int, width: int) -> list[dict] | None:
+    """COCO's run lengths of the masks in an image of that size; None where there are no masks."""
+    if found.masks is None:
+        return None
+    pairs = zip(found.masks, found.boxes, strict=True)
+    return [rle(encode(mask.pixels(height, width, box)), height, width) for mask, box in pairs]
 
 
 def _batches(

@@ -158,6 +158,9 @@ def fill(detector: Detector, spec: DetectorSpec, source: Source, classes: Sequen
         dropped = given.pop(BACKBONE + "class_token", None)
         if dropped is not None:
             report.left_out += ("class token",)
+    foreign = _of_another_task(given, source.spec, spec)
+    given = {name: value for name, value in given.items() if name not in foreign}
+    report.left_out += foreign
     strange = [n for n in given if n not in state and n not in of_classes]
     if strange:
         raise DescryError(
@@ -179,6 +182,17 @@ def fill(detector: Detector, spec: DetectorSpec, source: Source, classes: Sequen
         (report.filled if fitted.numel() == given[name].numel() else report.resized).append(name)
         place.copy_(fitted)
     return report
+
+
+def _of_another_task(
+    given: Mapping[str, Tensor], theirs: DetectorSpec | None, ours: DetectorSpec
+) -> tuple[str, ...]:
+    """Names of heads that a model of another task has, which start anew."""
+    if theirs is None or theirs.task == ours.task:
+        return ()
+    other = "semantic" in (theirs.task, ours.task)
+    heads = ("mask_head.", "head.") if other else ("mask_head.",)
+    return tuple(name for name in given if name.startswith(heads))
 
 
 def _is_ours(path: Path) -> bool:

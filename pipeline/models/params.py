@@ -18,6 +18,7 @@ from pipeline.schema import FROZEN, Fraction, Positive, Schema
 BackboneName = Literal["vit", "swin", "dat", "acmix_swin", "acmix_resnet", "glnet"]
 HeadName = Literal["retinanet", "aligned"]
 DetailName = Literal["none", "sum"]
+TaskName = Literal["detect", "instances", "semantic"]
 StemName = Literal["patch", "convolutions"]
 SizeName = Literal["micro", "tiny", "small", "base", "stl", "4g", "9g", "16g", "26", "38", "50"]
 Group = TypeVar("Group")
@@ -182,6 +183,9 @@ class Model(InteractionSpec):
     Attributes
     ----------
     backbone : str
+    task : {"detect", "instances", "semantic"}
+        What is learned: boxes; boxes with a mask for each; the class of each pixel, whose connected
+        parts are the objects. The latter two need a dataset with masks.
     options : dict
         What only this backbone has, by the names of its group in `OPTIONS`; what is not named is
         as there.
@@ -194,6 +198,7 @@ class Model(InteractionSpec):
     """
 
     backbone: BackboneName = "vit"
+    task: TaskName = "detect"
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     width: Annotated[int, Field(ge=0, le=4096)] = 0
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.0
@@ -257,7 +262,8 @@ class Scale(HeadRules):
         What becomes of the stride-4 map of other backbones: nothing, as in the paper, or it is
         brought to stride 8 and added to that map.
     head : {"retinanet", "aligned"}
-        With anchors, as in the paper, or without; see `pipeline.models.heads`.
+        With anchors, as in the paper, or without; see `pipeline.models.heads`. A model of the
+        task "semantic" has none of these.
     fpn_channels : int
         Channels of the pyramid and of the head.
     """

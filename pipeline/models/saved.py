@@ -12,6 +12,7 @@ import torch
 from pipeline import __version__
 from pipeline.data.geometry import fit_square
 from pipeline.data.intensity import Intensity
+from pipeline.data.masks import SoftMask, soft_masks
 from pipeline.data.sample import to_tensor
 from pipeline.errors import DescryError, first_line
 from pipeline.models import storage
@@ -31,11 +32,14 @@ class Detections:
     scores : array (n,), float32
     labels : array (n,), int64
         Category ids.
+    masks : sequence of n SoftMask, or None
+        None where the model gives boxes only.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    masks: Sequence[SoftMask] | None = None
 
 
 class SavedModel:
@@ -146,5 +150,9 @@ class SavedModel:
             scores = raw["scores"].float().cpu().numpy()
             labels = ids[raw["labels"].cpu().numpy()]
             order = np.lexsort((*boxes.T[::-1], labels, -scores))
-            results.append(Detections(boxes[order], scores[order], labels[order]))
+            masks = None
+            if "masks" in raw:
+                soft = soft_masks(raw["masks"].float().cpu().numpy(), raw["boxes"].cpu().numpy())
+                masks = [soft[i].scaled(1 / fit.scale_x, 1 / fit.scale_y) for i in order]
+            results.append(Detections(boxes[order], scores[order], labels[order], masks))
         return results

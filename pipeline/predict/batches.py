@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.data.intensity import Intensity
+from pipeline.data.masks import SoftMask, encode
 from pipeline.data.results import BOX_DECIMALS, SCORE_DECIMALS
 from pipeline.predict.records import Ended, FileResult, FrameResult, Picture
 
@@ -37,6 +38,11 @@ class ImageDetections(Protocol):
     @property
     def labels(self) -> np.ndarray:
         """Category ids, (n,)."""
+        ...
+
+    @property
+    def masks(self) -> Sequence[SoftMask] | None:
+        """On the given image, n; None where the model gives boxes only."""
         ...
 
 
@@ -249,34 +255,44 @@ class Batches:
         del images
         for one, detections in zip(waiting, found, strict=True):
             one.picture.seen()
-            boxes = one.picture.fit.boxes_out(detections.boxes)
-            fill(one.frame, boxes, detections, self.thresholds)
+            fit = one.picture.fit
+            boxes, masks = fit.boxes_out(detections.boxes), None
+            if detections.masks is not None:
+                masks = [m.scaled(1 / fit.scale_x, 1 / fit.scale_y) for m in detections.masks]
+            fill(one.frame, boxes, masks, detections, self.thresholds)
             self.done(one.picture, one.frame)
 
 
 def fill(
-    frame: FrameResult, boxes: np.ndarray, found: ImageDetections, thresholds: Mapping[int, float]
+    frame: FrameResult,
+    boxes: np.ndarray,
+    masks: Sequence[SoftMask] | None,
+    found: ImageDetections,
+    thresholds: Mapping[int, float],
 ) -> None:
     """Write detections into `frame`: from their class's threshold on, clipped, rounded, sorted.
 
-    `boxes` are those of `found` in pixels of the frame. Sorted by descending score, class and box,
-    after rounding, so that equal runs are equal bytes.
+    `boxes` and `masks` are those of `found` in pixels of the frame. Sorted by descending score,
+    class and box, after rounding, so that equal runs are equal bytes.
     """
     width, height = frame.width, frame.height
     rows = []
-    for (x1, y1, x2, y2), score, label in zip(
-        boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+    for place, ((x1, y1, x2, y2), score, label) in enumerate(
+        zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
     ):
         left, right = (min(max(v, 0.0), width) for v in (x1, x2))
         top, bottom = (min(max(v, 0.0), height) for v in (y1, y2))
         box = [round(v, BOX_DECIMALS) for v in (left, top, right - left, bottom - top)]
         score = round(score, SCORE_DECIMALS)  # as thresholds are
         if score >= thresholds[int(label)] and box[2] > 0 and box[3] > 0:
-            rows.append((-score, int(label), box))
+            rows.append((-score, int(label), box, place))
     rows.sort()
-    frame.scores = [-score for score, _, _ in rows]
-    frame.labels = [label for _, label, _ in rows]
-    frame.boxes = [box for _, _, box in rows]
+    frame.scores = [-score for score, *_ in rows]
+    frame.labels = [label for _, label, *_ in rows]
+    frame.boxes = [box for _, _, box, _ in rows]
+    if masks is not None:
+        places = (place for *_, place in rows)
+        frame.masks = [encode(masks[i].pixels(height, width, boxes[i])) for i in places]
 
 
 def share_cores(device: str, workers: int) -> tuple[int, str]:

@@ -117,6 +117,9 @@ class FrameResult:
         See `Picture`.
     overlay : str
         Path relative to the output folder; empty where none was drawn.
+    masks : list of str
+        COCO's compressed run lengths in the frame, one for each box; empty where the model gives
+        boxes only.
     """
 
     frame: int
@@ -129,6 +132,7 @@ class FrameResult:
     notes: list[str] = field(default_factory=list)
     limits: tuple[float, float] | None = None
     overlay: str = ""
+    masks: list[str] = field(default_factory=list)
 
     def millimetres(self, box: list[float]) -> tuple[object, object, str]:
         """Width, height and where the spacing came from; empty where it is unknown."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torchvision.ops import batched_nms
 
+from pipeline.data.masks import SoftMask
 from pipeline.predict.batches import ImageDetections, TrainedModel
 from pipeline.predict.windows import Windows
 
@@ -33,6 +34,7 @@ class Merged:
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    masks: Sequence[SoftMask] | None = None
 
 
 class Views:
@@ -122,7 +124,12 @@ def _placed(found: ImageDetections, view: View) -> Merged:
     boxes = np.asarray(found.boxes, dtype=np.float64).reshape(-1, 4)
     if view.mirrored:
         boxes = boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [view.right - view.left, 0] * 2
-    return Merged(boxes + [view.left, view.top] * 2, found.scores, found.labels)
+    masks = found.masks
+    if masks is not None and view.mirrored:
+        masks = [mask.mirrored(view.right - view.left) for mask in masks]
+    if masks is not None:
+        masks = [mask.shifted(view.left, view.top) for mask in masks]
+    return Merged(boxes + [view.left, view.top] * 2, found.scores, found.labels, masks)
 
 
 def _severed(boxes: np.ndarray, view: View, right: int, bottom: int) -> np.ndarray:
@@ -156,9 +163,16 @@ def _suppressed(found: Merged) -> Merged:
 
 
 def _chosen(found: Merged, index: np.ndarray) -> Merged:
-    return Merged(found.boxes[index], found.scores[index], found.labels[index])
+    masks = found.masks
+    if masks is not None:
+        masks = [masks[i] for i in np.arange(len(masks))[index]]
+    return Merged(found.boxes[index], found.scores[index], found.labels[index], masks)
 
 
 def _joined(parts: Sequence[Merged]) -> Merged:
     columns = ("boxes", "scores", "labels")
-    return Merged(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
+    joined = [np.concatenate([getattr(part, name) for part in parts]) for name in columns]
+    masks = None
+    if all(part.masks is not None for part in parts):
+        masks = [mask for part in parts for mask in part.masks or ()]
+    return Merged(*joined, masks)

@@ -27,6 +27,11 @@ def run(checkpoint: Path, out: Path, form: str, images: Path | None) -> Parity:
     if form not in FORMS:
         raise DescryError(f"--to {form!r}: must be one of {', '.join(FORMS)}")
     model = SavedModel.load(checkpoint)
+    if model.spec.task != "detect":
+        raise DescryError(
+            f"{checkpoint}: a model of model.task={model.spec.task} finds masks, which do not leave "
+            "yet; `descry predict` runs the file as it is"
+        )
     seen = synthetic(model.image_size) if images is None else list(_read(images, model))
     if not seen:
         raise DescryError(f"--images {images}: no picture in it that can be read")

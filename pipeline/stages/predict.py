@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import DescryError
 from pipeline.models.exported import open_model
 from pipeline.predict.batches import share_cores
+from pipeline.predict.formats import DICOM
 from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder
 from pipeline.predict.run import survey as run_survey
@@ -30,6 +32,7 @@ def predict(
     workers, described = share_cores(chosen, options.workers)
     options = replace(options, workers=workers)
     model = open_model(checkpoint, chosen)
+    _check_masks(model.spec.task, options)
     model.prepare(options.precision, compiled=options.compile, batch_size=options.batch_size)
     with Progress("predict", "files") as progress:
         summary = predict_folder(
@@ -42,6 +45,15 @@ def predict(
             progress=progress,
         )
     return summary.counts, summary.exit_code
+
+
+def _check_masks(task: str, options: Options) -> None:
+    for one in DICOM:
+        if one.needs_masks and one.name in options.objects.kinds and task == "detect":
+            raise DescryError(
+                f"{one.option}: this model finds boxes without masks; give one that was trained "
+                "with model.task=instances or semantic"
+            )
 
 
 def survey(source: Path, out: Path, checkpoint: Path, options: Options) -> Iterator[str]:

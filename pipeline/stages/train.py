@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from pipeline.config import DatasetName, Params
@@ -32,7 +33,8 @@ def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None
         filling(out) if first else nullcontext(),  # of several processes one writes
         Progress(f"train {name}", "steps", shown=first) as progress,
     ):
-        run(coco, out, spec, settings, validate, machine, progress)
+        judge = partial(validate, task=spec.task)
+        run(coco, out, spec, settings, judge, machine, progress)
     return out / "model.safetensors"
 
 

@@ -10,6 +10,7 @@ from pipeline.atomic import write_csv
 from pipeline.data.loader import ResumableLoader
 
 SCORES = ("AP", "AP50")  # of the validation split that stand in the history
+MASK_SCORES = ("mask_AP", "dice")  # and these, where masks are learned
 TIMES = ("seconds", "waiting", "validation", "checkpoints")
 
 
@@ -114,7 +115,8 @@ def history_row(
 ) -> dict[str, Any]:
     """One epoch's figures, whatever parts the loss has; a figure that does not exist is None."""
     losses = {name: round(value, 6) for name, value in means.items()}
-    validation = {f"val_{name}": scores.get(name) for name in SCORES}
+    masks = MASK_SCORES if {"mask", "dice"} & means.keys() else ()
+    validation = {f"val_{name}": scores.get(name) for name in (*SCORES, *masks)}
     return {"epoch": epoch, **losses, "lr": f"{lr:.3e}", **validation}
 
 

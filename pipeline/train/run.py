@@ -73,10 +73,12 @@ def train(
     _settle()
     sides = settings.train_sizes or (settings.image_size,)
     check_precision(settings.train.precision, machine.device, min(sides))
-    training = CocoIndex(coco / "annotations/train.json", coco / "images")
+    masks = spec.task != "detect"
+    training = CocoIndex(coco / "annotations/train.json", coco / "images", masks=masks)
     validation = CocoIndex(coco / "annotations/val.json", coco / "images")
     if len(training) == 0:
         raise DescryError(f"{training.path}: no training images; see {coco / 'report.json'}")
+    training.check_masks(spec.task)
     processes = find_processes(machine.devices)
     data = data_digest([training, validation])
     init = settings.train.init

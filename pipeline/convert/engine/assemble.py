@@ -25,6 +25,7 @@ from pipeline.convert.engine.scan import HashSet, RecordIndex, Scan, number_of, 
 from pipeline.convert.engine.split import NONE, Assignment, assign_splits, find_copies
 from pipeline.convert.records import SPLITS, Source
 from pipeline.data.coco import write_coco
+from pipeline.data.masks import outline, rle
 from pipeline.errors import DescryError
 from pipeline.work.journal import Journal
 from pipeline.work.workspace import Workspace
@@ -142,12 +143,16 @@ class Assembly:
 
     def _annotations(self, numbers: list[int], ids: dict[str, int]) -> Iterator[dict[str, Any]]:
         for image_id, number in enumerate(numbers, start=1):
-            for x, y, width, height, label, iscrowd, _ in self._entry(number)["boxes"]:
+            entry = self._entry(number)
+            for x, y, width, height, label, iscrowd, _, mask in entry["boxes"]:
+                shape: Any = outline(x, y, width, height)
+                if mask:
+                    shape = rle(mask, entry["height"], entry["width"])
                 yield {
                     "image_id": image_id,
                     "category_id": ids[label],
                     "bbox": [x, y, width, height],
-                    "segmentation": [_outline(x, y, x + width, y + height)],
+                    "segmentation": shape,
                     "iscrowd": iscrowd,
                 }
 
@@ -212,8 +217,3 @@ def walk(raw: Path) -> Iterator[str]:
         prefix = "" if relative == "." else relative + "/"
         for name in sorted(names):
             yield writable(prefix + name)
-
-
-def _outline(left: float, top: float, right: float, bottom: float) -> list[float]:
-    """The polygon of a box: readers of COCO files want one (pycocotools' annToMask)."""
-    return [left, top, right, top, right, bottom, left, bottom]

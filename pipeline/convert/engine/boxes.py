@@ -84,7 +84,7 @@ def clip(box: Box, width: int, height: int) -> Box:
 
 def _identity(box: Box) -> tuple[object, ...]:
     """What two annotations of one object have in common; not the row that they come from."""
-    return box.x, box.y, box.width, box.height, box.label, box.iscrowd
+    return box.x, box.y, box.width, box.height, box.label, box.iscrowd, box.mask
 
 
 def _refusal(box: Box, inside: Box) -> str:

@@ -16,6 +16,7 @@ from pipeline.atomic import unwritable
 from pipeline.convert.engine.alike import perceptual_hash
 from pipeline.convert.engine.boxes import CheckedBoxes, check_boxes
 from pipeline.convert.records import Box, Drop, Picture, Record, Source, Unreadable
+from pipeline.convert.segmentation import counts_on
 from pipeline.errors import DescryError
 
 
@@ -33,7 +34,8 @@ class Outcome:
         SHA-256 of shape, type and values.
     look : str
         `perceptual_hash` of the pixels.
-    boxes : list of [x, y, width, height, label, iscrowd, where]
+    boxes : list of [x, y, width, height, label, iscrowd, where, mask]
+        The mask as compressed run lengths of the whole image; empty where there is none.
     boxes_in : int
         Boxes before the rules.
     drops : list of [kind, where, reason, detail]
@@ -122,7 +124,7 @@ class Worker:
             height=height,
             pixels=pixel_digest(picture.pixels),
             look=perceptual_hash(picture.pixels),
-            boxes=[_row(box) for box in checked.boxes],
+            boxes=[_row(box, width, height, record.crop) for box in checked.boxes],
             boxes_in=len(picture.boxes),
             clipped=checked.clipped,
             drops=[_line(drop) for drop in checked.drops],
@@ -196,9 +198,10 @@ def place(path: str, crop: tuple[int, int, int, int] | list[int] | None) -> str:
     return path if crop is None else f"{path}[{','.join(map(str, crop))}]"
 
 
-def _row(box: Box) -> list:
+def _row(box: Box, width: int, height: int, crop: tuple[int, int, int, int] | None) -> list:
     corner_and_size = [float(v) for v in (box.x, box.y, box.width, box.height)]
-    return [*corner_and_size, box.label, int(box.iscrowd), box.where]
+    mask = counts_on(box.mask, width, height, crop)
+    return [*corner_and_size, box.label, int(box.iscrowd), box.where, mask]
 
 
 def _line(drop: Drop) -> list[str]:

@@ -99,7 +99,8 @@ class CocoLayout:
             except InvalidRow as bad:
                 ledger.drop("row", where, bad.reason, bad.detail)
                 continue
-            boxes.append(Box(*extent, label, where, bool(table.crowds[row])))
+            crowd, mask = bool(table.crowds[row]), table.mask(int(row))
+            boxes.append(Box(*extent, label, where, crowd, mask))
         return tuple(boxes)
 
     def _extent(self, table: CocoTable, row: int) -> tuple[float, float, float, float]:

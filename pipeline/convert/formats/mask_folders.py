@@ -21,12 +21,12 @@ from pipeline.convert.formats.folders import (
     relative,
 )
 from pipeline.convert.formats.masks import (
-    Extent,
+    Found,
     Mask,
-    component_extents,
+    component_objects,
     foreground,
     has_soft_edges,
-    index_extents,
+    index_objects,
     mask_of,
     without_void,
 )
@@ -77,8 +77,8 @@ class MaskMeaning:
         """Class names in id order."""
         return self.classes or (_OBJECT,)
 
-    def objects(self, mask: Mask, file: str) -> tuple[list[tuple[str, int, Extent]], bool]:
-        """Class, number within it and extent of every object in a mask; whether it has void pixels.
+    def objects(self, mask: Mask, file: str) -> tuple[list[tuple[str, int, Found]], bool]:
+        """Class, number, extent and mask of every object; whether there are void pixels.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class MaskMeaning:
             )
         values, void = without_void(mask)
         if self.kind == "instances":
-            objects = [(self.names[0], value, extent) for value, extent in index_extents(values)]
+            objects = [(self.names[0], value, found) for value, found in index_objects(values)]
             return objects, void
         top = int(values.max())
         if top > len(self.classes):
@@ -105,10 +105,10 @@ class MaskMeaning:
         return [part for v, name in by_class for part in _parts(name, values == v)], void
 
 
-def _parts(name: str, pixels: np.ndarray) -> list[tuple[str, int, Extent]]:
+def _parts(name: str, pixels: np.ndarray) -> list[tuple[str, int, Found]]:
     """The 8-connected parts of the pixels (H, W, bool) of a class, as its objects."""
-    extents, _ = component_extents(pixels, 1)
-    return [(name, number, extent) for number, extent in enumerate(extents, start=1)]
+    found, _ = component_objects(pixels, 1)
+    return [(name, number, one) for number, one in enumerate(found, start=1)]
 
 
 @dataclass(slots=True)
@@ -163,7 +163,9 @@ def with_boxes(
     height, width = picture.pixels.shape[:2]
     size = (width, height) if record.crop is None else displayed_size(raw / record.path)
     objects, void = _objects(raw, mask, size or (width, height), meaning)
-    boxes = tuple(Box(*extent, name, f"{mask}:{name} {n}") for name, n, extent in objects)
+    boxes = tuple(
+        Box(*extent, name, f"{mask}:{name} {n}", mask=shape) for name, n, (extent, shape) in objects
+    )
     notes = (*picture.notes, *([VOID] if void else []))
     if record.crop is not None:
         boxes, cut = _in_tile(boxes, record.crop, keep)
@@ -174,7 +176,7 @@ def with_boxes(
 @lru_cache(maxsize=1)
 def _objects(
     raw: Path, mask: str, size: tuple[int, int], meaning: MaskMeaning
-) -> tuple[list[tuple[str, int, Extent]], bool]:
+) -> tuple[list[tuple[str, int, Found]], bool]:
     """The objects of a whole mask, once for all tiles that a worker gets in a row."""
     return meaning.objects(mask_of(raw, mask, size), mask)
 

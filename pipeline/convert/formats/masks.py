@@ -1,4 +1,4 @@
-"""Boxes from masks: index images (one value per object), object masks, COCO segmentations.
+"""Objects from masks: index images (one value per object), object masks, COCO segmentations.
 
 A box is the smallest whole-pixel rectangle that covers an object: a single pixel at column 3,
 row 5 gives x=3, y=5, width=1, height=1.
@@ -12,9 +12,12 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from pipeline.convert.records import Unreadable
+from pipeline.convert.segmentation import as_text
 from pipeline.data.images import ImageError, is_deep_colour
+from pipeline.data.masks import is_run_lengths
 
 Extent = tuple[float, float, float, float]  # x, y, width, height in pixels
+Found = tuple[Extent, str]  # of an object, with its mask as a `Box` holds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +100,12 @@ def _values(image: Image.Image) -> np.ndarray:
     return rgb @ np.array([65536, 256, 1])
 
 
-def index_extents(values: np.ndarray) -> list[tuple[int, Extent]]:
-    """Box of every value but 0 in an index mask (H, W), by ascending value."""
+def index_objects(values: np.ndarray) -> list[tuple[int, Found]]:
+    """What has every value but 0 in an index mask (H, W), by ascending value."""
     found, packed = np.unique(values, return_inverse=True)
     slices = ndimage.find_objects(packed.reshape(values.shape) + 1)  # value found[i] is label i + 1
-    return [(int(v), _extent(s)) for v, s in zip(found, slices, strict=True) if v != 0]
+    pairs = zip(found, slices, strict=True)
+    return [(int(v), _found(values[s] == v, s)) for v, s in pairs if v != 0]
 
 
 def has_soft_edges(values: np.ndarray) -> bool:
@@ -144,14 +148,14 @@ def foreground(values: np.ndarray) -> np.ndarray:
     return values > (half if values.max() > half else 0)
 
 
-def whole_extent(objects: np.ndarray) -> Extent | None:
-    """One box around all object pixels of (H, W, bool); None when there are none."""
+def whole_object(objects: np.ndarray) -> Found | None:
+    """All object pixels of (H, W, bool) as one object; None when there are none."""
     slices = ndimage.find_objects(objects.astype(np.uint8))
-    return _extent(slices[0]) if slices else None
+    return _found(objects[slices[0]], slices[0]) if slices else None
 
 
-def component_extents(objects: np.ndarray, smallest: int) -> tuple[list[Extent], int]:
-    """Box per 8-connected component of (H, W, bool), and the number of specks left out.
+def component_objects(objects: np.ndarray, smallest: int) -> tuple[list[Found], int]:
+    """The 8-connected components of (H, W, bool), and the number of specks left out.
 
     Parameters
     ----------
@@ -162,8 +166,17 @@ def component_extents(objects: np.ndarray, smallest: int) -> tuple[list[Extent],
     labels, count = ndimage.label(objects, structure=np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     slices = ndimage.find_objects(labels)
-    kept = [_extent(s) for s, size in zip(slices, sizes, strict=True) if size >= smallest]
+    kept = [
+        _found(labels[where] == number, where)
+        for number, (where, size) in enumerate(zip(slices, sizes, strict=True), start=1)
+        if size >= smallest
+    ]
     return kept, count - len(kept)
+
+
+def _found(part: np.ndarray, slices: tuple[slice, slice]) -> Found:
+    rows, columns = slices
+    return _extent(slices), as_text(part, columns.start, rows.start)
 
 
 def _extent(slices: tuple[slice, slice]) -> Extent:
@@ -179,7 +192,7 @@ def segmentation_extent(segmentation: object) -> Extent | None:
     """
     if isinstance(segmentation, list):
         return _polygon_extent(segmentation)
-    if not isinstance(segmentation, dict) or not _is_run_lengths(segmentation):
+    if not isinstance(segmentation, dict) or not is_run_lengths(segmentation):
         return None
     from pycocotools import mask as coco_mask  # only these masks need it
 
@@ -189,19 +202,6 @@ def segmentation_extent(segmentation: object) -> Extent | None:
     x, y, w, h = (float(v) for v in coco_mask.toBbox(segmentation))
     inside = x >= 0 and y >= 0 and x + w <= width and y + h <= height
     return (x, y, w, h) if inside and w > 0 and h > 0 else None
-
-
-def _is_run_lengths(value: dict[str, object]) -> bool:
-    """Whether this is a run-length mask; the C code behind pycocotools does not check."""
-    size, counts = value.get("size"), value.get("counts")
-    if not isinstance(size, list) or len(size) != 2:
-        return False
-    if not all(isinstance(v, int) and 0 < v < 2**15 for v in size):
-        return False
-    if isinstance(counts, list):
-        whole = all(isinstance(v, int) and v >= 0 for v in counts)
-        return whole and sum(counts) == size[0] * size[1]
-    return isinstance(counts, str)
 
 
 def _polygon_extent(polygons: list[object]) -> Extent | None:

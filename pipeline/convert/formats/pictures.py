@@ -15,6 +15,7 @@ from pipeline import dicom
 from pipeline.convert.formats import whole_slides
 from pipeline.convert.formats.whole_slides import SLIDES
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
+from pipeline.convert.segmentation import turned
 from pipeline.data.images import EXTENSIONS, DecodedImage, ImageError, frame_of, read_image
 from pipeline.data.intensity import Intensity
 
@@ -140,7 +141,8 @@ def turn(box: Box, orientation: int, stored: tuple[int, int]) -> Box:
     if orientation not in _DISPLAYED:
         return box
     x, y, w, h = _DISPLAYED[orientation](box.x, box.y, box.width, box.height, *stored)
-    return replace(box, x=x, y=y, width=w, height=h)
+    mask = turned(box.mask, orientation, stored)
+    return replace(box, x=x, y=y, width=w, height=h, mask=mask)
 
 
 def in_displayed_frame(

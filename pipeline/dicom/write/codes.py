@@ -24,6 +24,7 @@ _CLASSES = {
     "pneumothorax": Code("36118008", "SCT", "Pneumothorax"),
 }
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
+ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 PERCENT = Code("%", "UCUM", "Percent")
 PRESENCE = Code("121052", "DCM", "Presence of property")

@@ -82,12 +82,15 @@ class Region:
         Of the class.
     score : float
         0 to 1.
+    mask : str
+        Its pixels of the frame as COCO's compressed run lengths; empty where there are none.
     """
 
     frame: int
     box: tuple[float, float, float, float]
     name: str
     score: float
+    mask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +133,26 @@ def derived_uid(*parts: object) -> UID:
     return generate_uid(entropy_srcs=[json.dumps([str(part) for part in parts])])
 
 
+def tracking_uid(reference: Dataset, number: int, region: Region, maker: Maker) -> UID:
+    """The same in all objects, and whenever the same thing is found (`number` of its image)."""
+    place = (region.name, number, region.frame, region.box)
+    return derived_uid(maker.sha256, reference.SOPInstanceUID, *place)
+
+
 def new_object(maker: Maker, reference: Dataset, kind: str, number: int) -> dict[str, Any]:
     """Arguments of highdicom's constructors that all objects share.
 
     Parameters
     ----------
     kind : str
-        "sr", "gsps" or "sc"; there is a series of each for each source series and checkpoint.
+        "sr", "gsps", "sc" or "seg"; there is a series of each for each source series and
+        checkpoint.
     number : int
         Instance Number.
     """
     return {
         "series_instance_uid": derived_uid(kind, maker.sha256, reference.SeriesInstanceUID),
-        "series_number": {"sr": 9001, "gsps": 9002, "sc": 9003}[kind],
+        "series_number": {"sr": 9001, "gsps": 9002, "sc": 9003, "seg": 9004}[kind],
         "sop_instance_uid": _TO_BE_NAMED,
         "instance_number": number,
         "series_description": maker.mark,

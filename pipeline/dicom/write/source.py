@@ -35,7 +35,12 @@ _OPTIONAL = ("IssuerOfPatientID", "StudyDescription")
 NOBODY = "Anonymous"  # the name may be empty, but DCMTK refuses presentation states without one
 COPIED = (*_OF_PATIENT, *_OPTIONAL)
 HASHED = ("PatientID",)
-IN_ADDITION = ("LossyImageCompression", "SpecificCharacterSet")
+IN_ADDITION = (
+    "LossyImageCompression",
+    "SpecificCharacterSet",
+    "FrameOfReferenceUID",
+    "SliceThickness",
+)
 _S = "1.2.840.10008.5.1.4.1.1."
 # CR, DX, mammography, intra-oral, CT, MR, ultrasound, secondary capture, PET, visible light
 _ENDS = "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 2 4 6.1 7 128 77.1.1 77.1.2 77.1.3 77.1.4"
@@ -56,11 +61,14 @@ class SourceImage:
         with a pseudonym for Patient ID.
     left_out : tuple of str
         Keywords that should have been copied, of which the header gives no exact value.
+    frame_of_reference : str
+        UID, or its pseudonym; empty where the header has none that is valid.
     """
 
     header: Header
     reference: Dataset
     left_out: tuple[str, ...]
+    frame_of_reference: str = ""
 
     @property
     def number(self) -> int:
@@ -127,7 +135,11 @@ def describe(header: Header, *, copy_patient: bool, pseudonyms: Pseudonyms | Non
         reference.PatientName = NOBODY
     if pseudonyms:
         reference.PatientID = pseudonyms.text("patient", reference.PatientID.strip())
-    return SourceImage(header, reference, left_out)
+    space = header.text("FrameOfReferenceUID")
+    space = space if _is_uid(space) else ""
+    return SourceImage(
+        header, reference, left_out, pseudonyms.uid(space) if pseudonyms and space else space
+    )
 
 
 def _sop_class(header: Header) -> UID:
@@ -147,9 +159,13 @@ def _uid(header: Header, keyword: str) -> UID:
     text = header.text(keyword)
     if not text:
         raise DicomError(CANNOT_REFER, f"{keyword} is missing")
-    if not _ROOT.match(text) or not UID(text, validation_mode=config.IGNORE).is_valid:
+    if not _is_uid(text):
         raise DicomError(CANNOT_REFER, f"{keyword} is not a valid UID")
     return UID(text)
+
+
+def _is_uid(text: str) -> bool:
+    return bool(_ROOT.match(text)) and UID(text, validation_mode=config.IGNORE).is_valid
 
 
 def _copy(header: Header, reference: Dataset, keywords: Sequence[str]) -> tuple[str, ...]:

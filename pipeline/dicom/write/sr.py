@@ -22,6 +22,7 @@ from pipeline.dicom.write.maker import (
     outline,
     silent,
     store,
+    tracking_uid,
 )
 from pipeline.dicom.write.source import SourceImage
 
@@ -65,7 +66,9 @@ def _found(
     reference = source.reference
     frames = [region.frame + 1] if source.multi_frame else None
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(source, region.name, number, maker, region.frame, region.box),
+        tracking_identifier=sr.TrackingIdentifier(
+            tracking_uid(reference, number, region, maker), f"{region.name} {number}"
+        ),
         referenced_region=sr.ImageRegion(
             graphic_type=sr.GraphicTypeValues.POLYLINE,
             graphic_data=outline(region, reference.Rows, reference.Columns),
@@ -89,7 +92,9 @@ def _absent(
     """TID 1501 on the whole image: no box of this class."""
     reference = source.reference
     return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(source, name, 0, maker),
+        tracking_identifier=sr.TrackingIdentifier(
+            derived_uid(maker.sha256, reference.SOPInstanceUID, name, 0), f"no {name}"
+        ),
         finding_type=ours.concept_of(name),
         algorithm_id=_algorithm(maker),
         qualitative_evaluations=[sr.QualitativeEvaluation(ours.PRESENCE, ours.ABSENT)],
@@ -97,14 +102,6 @@ def _absent(
             sr.SourceImageForMeasurementGroup(reference.SOPClassUID, reference.SOPInstanceUID)
         ],
     )
-
-
-def _tracking(
-    source: SourceImage, name: str, number: int, maker: Maker, *place: object
-) -> sr.TrackingIdentifier:
-    """Identifier for people and UID for machines; the same whenever the same box is found."""
-    uid = derived_uid(maker.sha256, source.reference.SOPInstanceUID, name, number, *place)
-    return sr.TrackingIdentifier(uid, f"{name} {number}" if number else f"no {name}")
 
 
 def _algorithm(maker: Maker) -> sr.AlgorithmIdentification:

@@ -4,7 +4,7 @@ Another format is a module with a `FORMAT`, its line here, and its option in `pi
 What is listed, counted, swept after a stop and sent to an archive follows from the table.
 """
 
-from pipeline.predict.formats import account, coco, csv, gsps, overlays, pixels, report, sc, sr
+from pipeline.predict.formats import account, coco, csv, gsps, overlays, pixels, report, sc, seg, sr
 
 FORMATS = (
     csv.FORMAT,
@@ -14,6 +14,7 @@ FORMATS = (
     sr.FORMAT,
     gsps.FORMAT,
     sc.FORMAT,
+    seg.FORMAT,
     pixels.FORMAT,
     report.FORMAT,
 )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pipeline.atomic import replacing
+from pipeline.data.masks import area, rle
 from pipeline.predict.formats.format import MARK, Finished, Format
 from pipeline.predict.records import FileResult, frames_of, printable
 
@@ -45,9 +46,10 @@ def _images(results: Iterable[FileResult]) -> Iterator[dict[str, Any]]:
 def _annotations(results: Iterable[FileResult]) -> Iterator[dict[str, Any]]:
     number = 0
     for image, (_, frame) in enumerate(frames_of(results), 1):
-        for box, score, label in zip(frame.boxes, frame.scores, frame.labels, strict=True):
+        rows = zip(frame.boxes, frame.scores, frame.labels, strict=True)
+        for place, (box, score, label) in enumerate(rows):
             number += 1
-            yield {
+            row: dict[str, Any] = {
                 "id": number,
                 "image_id": image,
                 "category_id": label,
@@ -56,6 +58,10 @@ def _annotations(results: Iterable[FileResult]) -> Iterator[dict[str, Any]]:
                 "iscrowd": 0,
                 "score": score,
             }
+            if frame.masks:
+                row["segmentation"] = rle(frame.masks[place], frame.height, frame.width)
+                row["area"] = area(frame.masks[place], frame.height, frame.width)
+            yield row
 
 
 FORMAT = Format("coco", {"detections.coco.json": "the same as COCO"}, write=_write)

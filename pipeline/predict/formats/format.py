@@ -64,6 +64,8 @@ class Format:
         None; raises `DicomError` where there can be no object.
     needs_overlays : bool
         It shows the overlays.
+    needs_masks : bool
+        It holds masks, which not every model gives.
     """
 
     name: str
@@ -73,3 +75,4 @@ class Format:
     write: Callable[[Finished], None] | None = None
     write_objects: WriteObjects | None = None
     needs_overlays: bool = False
+    needs_masks: bool = False

@@ -102,8 +102,14 @@ class ObjectWriter:
         """What was found in a file, as DICOM objects say it."""
         return Findings(
             tuple(
-                Region(frame.frame, (box[0], box[1], box[2], box[3]), self.classes[label], score)
+                Region(
+                    frame.frame,
+                    (box[0], box[1], box[2], box[3]),
+                    self.classes[frame.labels[i]],
+                    frame.scores[i],
+                    frame.masks[i] if frame.masks else "",
+                )
                 for frame in result.frames
-                for box, score, label in zip(frame.boxes, frame.scores, frame.labels, strict=True)
+                for i, box in enumerate(frame.boxes)
             )
         )

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.atomic import replacing
 from pipeline.data.draw import COLOURS, draw_boxes, place_labels
+from pipeline.data.masks import decode
 from pipeline.predict.batches import Held
 from pipeline.predict.formats.format import MARK, Format
 from pipeline.predict.records import FileResult, FrameResult
@@ -27,7 +28,7 @@ def draw(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> 
     pixels : array (H, W) or (H, W, 3), uint8
         The frame, or the frame scaled down.
     found : FrameResult
-        Boxes in pixels of the frame.
+        Boxes and masks in pixels of the frame.
     classes : mapping
         Category id -> name.
 
@@ -54,7 +55,9 @@ def draw(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> 
     beside = max((int(font.getlength(line)) + size for line in listed), default=0)
     across = max(width + beside, int(font.getlength(MARK)) + size)
     canvas = Image.new("RGB", (across, height + 2 * size), "black")
-    canvas.paste(draw_boxes(pixels, boxes[::-1], labels[::-1], colours[::-1]), (0, 0))
+    masks = [decode(counts, found.height, found.width) for counts in found.masks]
+    drawn = draw_boxes(pixels, boxes[::-1], labels[::-1], colours[::-1], masks=masks[::-1])
+    canvas.paste(drawn, (0, 0))
     pen = ImageDraw.Draw(canvas)
     pen.text((size // 2, height + size // 2), MARK, fill="white", font=font)
     for y, line, colour in _as_fits(listed, colours, size * 5 // 4, height):

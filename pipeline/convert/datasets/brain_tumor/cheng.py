@@ -21,7 +21,7 @@ from pipeline.convert.datasets.brain_tumor.cheng_mat import (
     to_unsigned,
 )
 from pipeline.convert.formats.folders import relative
-from pipeline.convert.formats.masks import whole_extent
+from pipeline.convert.formats.masks import whole_object
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
 from pipeline.errors import DescryError
 
@@ -110,14 +110,15 @@ def read_slice(raw: Path, record: Record) -> Picture:
         When the file is not of this structure, or its mask is empty or of another size.
     """
     content = load(raw / record.path)
-    extent = whole_extent(content.mask)
-    if extent is None:
+    found = whole_object(content.mask)
+    if found is None:
         raise Unreadable("tumour mask is empty")
     pixels, notes = to_unsigned(content.image)
     if ndimage.label(content.mask, np.ones((3, 3)))[1] > 1:
         notes += ("tumour mask has several parts: the box covers all",)
     notes += (compare_border(content.border, content.mask),)
-    return Picture(pixels, (Box(*extent, content.label, record.path),), False, notes)
+    extent, mask = found
+    return Picture(pixels, (Box(*extent, content.label, record.path, mask=mask),), False, notes)
 
 
 def _head(raw: Path, path: Path, is_second: bool, ledger: Ledger) -> tuple[int, str] | None:

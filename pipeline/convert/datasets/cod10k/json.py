@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.convert.formats.masks import segmentation_extent
 from pipeline.convert.records import Box, Ledger
+from pipeline.convert.segmentation import segmentation_text
 from pipeline.errors import DescryError
 
 _NO_BOX = "neither a usable bbox nor a usable segmentation"
@@ -154,7 +155,9 @@ def _add_row(row: Any, where: str, by_id: dict[Any, ImageAnnotations], ledger: L
     if extent is None:
         ledger.drop("row", where, _NO_BOX, f"bbox {row.get('bbox')!r}")
         return False
-    entry.boxes.append(Box(*extent, label="", where=where, iscrowd=row.get("iscrowd") == 1))
+    mask = segmentation_text(row.get("segmentation"), extent)
+    crowd = row.get("iscrowd") == 1
+    entry.boxes.append(Box(*extent, label="", where=where, iscrowd=crowd, mask=mask))
     return stated is None
 
 

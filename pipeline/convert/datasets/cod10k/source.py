@@ -170,13 +170,14 @@ class Cod10k:
         """Boxes and notes of a record whose annotation is a mask."""
         mask, route = str(record.attributes["mask"]), str(record.attributes["boxes_from"])
         apart = self.params.object_boxes == "component"
-        extents, notes = measure(self.raw, mask, route, size, apart)
+        found, notes = measure(self.raw, mask, route, size, apart)
         listed = record.attributes.get("listed_objects")
-        if route == "instance" and listed not in (None, len(extents)):
+        if route == "instance" and listed not in (None, len(found)):
             notes = (*notes, "the text list gives another number of objects than the mask")
         name = parse_name(Path(record.path).stem)
         label = label_of(name, self.params.classes) if name else None
-        return tuple(Box(*e, label or "", f"{mask}:{n}") for n, e in extents), notes
+        boxes = (Box(*e, label or "", f"{mask}:{n}", mask=shape) for n, (e, shape) in found)
+        return tuple(boxes), notes
 
 
 def _touches(box: Box, width: int, height: int) -> bool:

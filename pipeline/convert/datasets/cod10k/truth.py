@@ -13,12 +13,12 @@ from pipeline.convert.datasets.cod10k.json import ImageAnnotations, read_annotat
 from pipeline.convert.datasets.cod10k.layout import SplitPaths
 from pipeline.convert.formats.folders import relative
 from pipeline.convert.formats.masks import (
-    Extent,
-    component_extents,
+    Found,
+    component_objects,
     foreground,
-    index_extents,
+    index_objects,
     mask_of,
-    whole_extent,
+    whole_object,
 )
 from pipeline.convert.records import Ledger, Unreadable
 from pipeline.data.images import EXTENSIONS
@@ -172,8 +172,8 @@ SPECKS = "specks in an object mask gave no box"
 
 def measure(
     raw: Path, mask: str, route: str, size: tuple[int, int], apart: bool
-) -> tuple[list[tuple[int, Extent]], tuple[str, ...]]:
-    """Extent of every object of a mask, numbered, and notes for the report.
+) -> tuple[list[tuple[int, Found]], tuple[str, ...]]:
+    """Every object of a mask, numbered, and notes for the report.
 
     Parameters
     ----------
@@ -195,14 +195,14 @@ def measure(
     """
     values = mask_of(raw, mask, size).values
     if route == "instance":
-        extents = index_extents(values)
-        if len(extents) > MAX_INSTANCES:
-            detail = f"{mask}: {len(extents)} different values: not one value per object"
+        found = index_objects(values)
+        if len(found) > MAX_INSTANCES:
+            detail = f"{mask}: {len(found)} different values: not one value per object"
             raise Unreadable("corrupt mask", detail)
-        return extents, ()
+        return found, ()
     objects = foreground(values)
     if not apart:
-        whole = whole_extent(objects)
+        whole = whole_object(objects)
         return ([(1, whole)] if whole else []), ()
-    parts, specks = component_extents(objects, SMALLEST_COMPONENT)
+    parts, specks = component_objects(objects, SMALLEST_COMPONENT)
     return list(enumerate(parts, start=1)), (SPECKS,) if specks else ()
