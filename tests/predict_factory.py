@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.data.intensity import Intensity
+from pipeline.data.masks import SoftMask
 from pipeline.models.build import build_detector
 from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
@@ -34,6 +35,7 @@ class BrightSpots:
     meta: dict = field(default_factory=dict)
     calls: list = field(default_factory=list)
     batches: count = field(default_factory=count)
+    masked: bool = False  # with the whole box as its mask
 
     def detect(self, images):
         self.calls.append(len(images))
@@ -46,7 +48,9 @@ class BrightSpots:
             return Found(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
         box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         score = grey[rows, columns].mean() / 255
-        return Found(np.array([box], float), np.array([score]), np.array([1]))
+        whole = SoftMask(np.ones((1, 1), np.float32), 0, 0, image.shape[1], image.shape[0])
+        masks = [whole] if self.masked else None
+        return Found(np.array([box], float), np.array([score]), np.array([1]), masks)
 
 
 class Stops(BrightSpots):

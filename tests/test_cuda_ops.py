@@ -9,6 +9,7 @@ from cuda_stand_in import Recorder, backward, cuda_stand_in, move
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.data.masks import CELL
 from pipeline.data.sample import Sample, collate
 from pipeline.models.backbones import acmix_resnet, dat, glnet, swin, vit
 from pipeline.models.build import BACKBONES, build_detector
@@ -103,6 +104,25 @@ def test_a_step_keeps_to_its_device_and_waits_twice(form, precision, monkeypatch
         assert recorder.forbidden == set()
         tensors = [*losses.values(), *(p.grad for p in detector.parameters())]
         assert {(t.dtype, t.device.type) for t in tensors} == {(torch.float32, "cuda")}
+
+
+@pytest.mark.parametrize(("task", "waits"), [("instances", ["aten::nonzero"]), ("semantic", [])])
+@pytest.mark.parametrize("head", ["retinanet", "aligned"])
+def test_masks_keep_to_what_a_gpu_repeats_and_wait_no_more(task, waits, head, monkeypatch):
+    detector = build_detector(replace(SPEC, task=task, head=head)).train()
+    with cuda_stand_in(monkeypatch) as mode:
+        move(detector, mode)
+        with torch.autocast("cuda", torch.bfloat16):
+            for _ in range(2):  # the first step makes tables
+                with Recorder() as recorder:
+                    given = batch()
+                    cells = torch.zeros(2, SIDE // CELL, SIDE // CELL, dtype=torch.uint8)
+                    given.masks = [cells, cells[:0]]
+                    given = given.to("cuda")
+                    losses = detector(given.images, given.targets)
+                    backward(torch.stack(list(losses.values())).sum())
+        assert (recorder.waits, recorder.forbidden) == (waits, set())
+        assert {p.grad.device.type for p in detector.parameters()} == {"cuda"}
 
 
 def test_anchors_are_exact_also_for_maps_in_bf16():

@@ -153,10 +153,12 @@ def folder_of(folder):
 @pytest.mark.parametrize("chosen", [{"copy_patient": True}, {"key": KEY}], ids=["copied", "keyed"])
 def test_no_object_holds_a_value_that_the_header_does_not(tmp_path, chosen):
     copy = "copy_patient" in chosen
-    objects = Objects(kinds=("sr", "gsps", "sc"), copy_patient=copy)
+    objects = Objects(kinds=("sr", "gsps", "sc", "seg"), copy_patient=copy)
     options = Options(workers=0, objects=objects, key=chosen.get("key"))
-    predict_folder(folder_of(tmp_path / "in"), tmp_path / "out", BrightSpots(), options=options)
-    for kind in ("sr", "gsps", "sc"):
+    predict_folder(
+        folder_of(tmp_path / "in"), tmp_path / "out", BrightSpots(masked=True), options=options
+    )
+    for kind in ("sr", "gsps", "sc", "seg"):
         (path,) = (tmp_path / "out" / kind).iterdir()
         written = pydicom.dcmread(path)
         found = {keyword: written.get(keyword) for keyword in HEADERS if keyword in written}

@@ -14,7 +14,7 @@ from pipeline.predict.options import Objects, Options
 from pipeline.predict.results import Results
 from pipeline.predict.run import predict_folder
 
-EVERYTHING = Options(workers=0, batch_size=2, objects=Objects(kinds=("sr", "gsps", "sc")))
+EVERYTHING = Options(workers=0, batch_size=2, objects=Objects(kinds=("sr", "gsps", "sc", "seg")))
 
 
 @pytest.fixture
@@ -65,12 +65,12 @@ def numbers(folder):
 def test_a_file_that_fails_only_after_a_stop_leaves_nothing(source, tmp_path, monkeypatch):
     out, partial = tmp_path / "out", tmp_path / "out.partial"
     with killed_before_the_journal_has(2):
-        predict_folder(source, out, BrightSpots(), options=EVERYTHING)
+        predict_folder(source, out, BrightSpots(masked=True), options=EVERYTHING)
     assert all(3 in found for found in numbers(partial).values())
     time_runs_out_for(monkeypatch, "2")
-    predict_folder(source, tmp_path / "whole", BrightSpots(), options=EVERYTHING)
-    summary = predict_folder(source, out, BrightSpots(), options=EVERYTHING)
-    assert summary.counts["dicom_objects"] == dict.fromkeys(("sr", "gsps", "sc"), 4)
+    predict_folder(source, tmp_path / "whole", BrightSpots(masked=True), options=EVERYTHING)
+    summary = predict_folder(source, out, BrightSpots(masked=True), options=EVERYTHING)
+    assert summary.counts["dicom_objects"] == dict.fromkeys(("sr", "gsps", "sc", "seg"), 4)
     assert numbers(out) == {name: [1, 2, 4, 5] for name in GROWING}
     assert content(out) == content(tmp_path / "whole")
 
@@ -78,11 +78,11 @@ def test_a_file_that_fails_only_after_a_stop_leaves_nothing(source, tmp_path, mo
 def test_files_that_a_kill_cut_off_are_removed(source, tmp_path):
     out, partial = tmp_path / "out", tmp_path / "out.partial"
     with killed_before_the_journal_has(2):
-        predict_folder(source, out, BrightSpots(), options=EVERYTHING)
+        predict_folder(source, out, BrightSpots(masked=True), options=EVERYTHING)
     for name in (".run.json.9.tmp", "sr/.000001-1.2.dcm.9.tmp", "report/thumbnails/.0.jpg.9.tmp"):
         (partial / name).write_bytes(b"half")
     finished = next((partial / "sr").glob("000002-*"))
     before = finished.stat().st_mtime_ns
-    predict_folder(source, out, BrightSpots(), options=EVERYTHING)
+    predict_folder(source, out, BrightSpots(masked=True), options=EVERYTHING)
     assert not list(out.rglob(".*"))
     assert (out / "sr" / finished.name).stat().st_mtime_ns == before  # not made again

@@ -167,7 +167,7 @@ def test_objects_of_other_options_do_not_stay(source, tmp_path):
 def test_objects_of_every_image_and_reasons_for_the_rest(source, tmp_path):
     summary = predict_folder(source, tmp_path / "out", BrightSpots(), options=EVERYTHING)
     out = tmp_path / "out"
-    assert summary.counts["dicom_objects"] == {"sr": 5, "gsps": 4, "sc": 5}
+    assert summary.counts["dicom_objects"] == {"sr": 5, "gsps": 4, "sc": 5, "seg": 0}
     assert json.loads((out / "run.json").read_text())["counts"] == summary.counts
     names = {kind: sorted(p.name for p in (out / kind).iterdir()) for kind in ("gsps", "sc")}
     assert names["gsps"] == [

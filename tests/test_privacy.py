@@ -53,7 +53,7 @@ WORDS = [
     "sn12399", "room12", "90210", "bellflower",
 ]  # fmt: skip
 KEY = b"a key of sixteen bytes or more"
-EVERYTHING = Objects(kinds=("sr", "gsps", "sc"))
+EVERYTHING = Objects(kinds=("sr", "gsps", "sc", "seg"))
 UIDS = {"SOPInstanceUID": "1.2.840.4711.1", "StudyInstanceUID": "1.2.840.4711.2",
         "SeriesInstanceUID": "1.2.840.4711.3"}  # fmt: skip
 
@@ -106,7 +106,7 @@ class Stops(BrightSpots):
 def test_no_identifier_leaves_the_headers(tmp_path, caplog, capfd):
     folder = input_folder(tmp_path / "in")
     caplog.set_level(logging.DEBUG)
-    detector = BrightSpots(meta={"modality": "DX"})
+    detector = BrightSpots(meta={"modality": "DX"}, masked=True)
     whole = Options(workers=1, overlays="all", objects=EVERYTHING)
     filtered = Options(workers=1, filters=Filters(view=("ap",)))
     for name, options in (("all", whole), ("few", filtered)):
@@ -117,7 +117,7 @@ def test_no_identifier_leaves_the_headers(tmp_path, caplog, capfd):
     assert not [word for word in WORDS if word in seen]
     counts = json.loads((tmp_path / "all" / "run.json").read_text())["counts"]
     assert (counts["processed"], counts["failed"]) == (5, 2)
-    assert counts["dicom_objects"] == {"sr": 3, "gsps": 3, "sc": 3}
+    assert counts["dicom_objects"] == {"sr": 3, "gsps": 3, "sc": 3, "seg": 3}
     warned = {row["path"]: row["message"] for row in rows_of(tmp_path / "all" / "warnings.csv")}
     assert warned["uid"] == "SOPInstanceUID is not a valid UID"
     assert warned["p.png"] == "an ordinary image has no UIDs to refer to"
@@ -128,7 +128,7 @@ def test_a_run_that_was_stopped_leaves_nothing_either(tmp_path):
     folder = input_folder(tmp_path / "in")
     options = Options(workers=0, batch_size=2, objects=EVERYTHING, key=KEY)
     with pytest.raises(KeyboardInterrupt):
-        predict_folder(folder, tmp_path / "out", Stops(), options=options)
+        predict_folder(folder, tmp_path / "out", Stops(masked=True), options=options)
     partial = tmp_path / "out.partial"
     assert (partial / "state" / "journal").stat().st_size or list((partial / "overlays").iterdir())
     assert found_in(partial, [*WORDS, "1.2.840.4711", '"good"', KEY.decode()]) == []
@@ -152,7 +152,7 @@ def test_under_pseudonyms_neither_paths_nor_uids_come_out(tmp_path, caplog, capf
     folder = named_folder(tmp_path / "in")
     caplog.set_level(logging.DEBUG)
     options = Options(workers=1, objects=EVERYTHING, key=KEY)
-    predict_folder(folder, tmp_path / "out", BrightSpots(), options=options)
+    predict_folder(folder, tmp_path / "out", BrightSpots(masked=True), options=options)
     assert found_in(tmp_path / "out", [*WORDS, "1.2.840.4711", "hyacinth", KEY.decode()]) == []
     seen = (caplog.text + "".join(capfd.readouterr())).lower()
     assert not [word for word in [*WORDS, "1.2.840.4711"] if word in seen]
@@ -165,7 +165,7 @@ def test_pseudonyms_are_the_same_everywhere_and_under_the_same_key(tmp_path):
 
     def run(name, key):
         options = Options(workers=0, objects=EVERYTHING, key=key)
-        predict_folder(folder, tmp_path / name, BrightSpots(), options=options)
+        predict_folder(folder, tmp_path / name, BrightSpots(masked=True), options=options)
         return content(tmp_path / name)
 
     assert run("one", KEY) == run("two", KEY)
@@ -190,7 +190,7 @@ def test_pseudonyms_are_the_same_everywhere_and_under_the_same_key(tmp_path):
 def test_no_picture_of_text_is_shown_under_pseudonyms(tmp_path):
     folder = named_folder(tmp_path / "in")
     options = Options(workers=0, overlays="all", objects=EVERYTHING, key=KEY)
-    predict_folder(folder, tmp_path / "out", BrightSpots(), options=options)
+    predict_folder(folder, tmp_path / "out", BrightSpots(masked=True), options=options)
     hidden = Pseudonyms(KEY).text("path", "Hyacinth.dcm")
     (row,) = (r for r in rows_of(tmp_path / "out" / "detections.csv") if r["path"] == hidden)
     assert row["overlay"] == ""
@@ -208,7 +208,7 @@ def test_the_patient_is_copied_only_when_asked_for_and_only_into_dicom(tmp_path)
     save(secret_dataset(**extra), folder / "a")
     copy = Objects(kinds=("sr", "gsps", "sc"), copy_patient=True, content_date="20261121")
     options = Options(workers=0, objects=copy)
-    predict_folder(folder, tmp_path / "out", BrightSpots(), options=options)
+    predict_folder(folder, tmp_path / "out", BrightSpots(masked=True), options=options)
     for kind in ("sr", "gsps", "sc"):
         (path,) = (tmp_path / "out" / kind).iterdir()
         dataset = pydicom.dcmread(path)
@@ -228,7 +228,7 @@ def test_malformed_patient_data_is_left_out_and_told(tmp_path):
     data = path.read_bytes().replace(b"19321105", b"5/11/32 ").replace(b"CS\x02\0F ", b"CS\x02\0f?")
     path.write_bytes(data)
     options = Options(workers=0, objects=Objects(kinds=("sr",), copy_patient=True))
-    predict_folder(folder, tmp_path / "out", BrightSpots(), options=options)
+    predict_folder(folder, tmp_path / "out", BrightSpots(masked=True), options=options)
     (row,) = rows_of(tmp_path / "out" / "warnings.csv")
     assert row["message"] == "the header gives no exact value: PatientBirthDate, PatientSex"
     (report,) = (tmp_path / "out" / "sr").iterdir()

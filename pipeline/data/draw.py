@@ -12,6 +12,7 @@ _INK = (0, 0, 0)
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 Rectangle = tuple[float, float, float, float]
+Line = list[tuple[float, float]]  # x and y of its points
 
 
 def draw_boxes(
@@ -20,7 +21,7 @@ def draw_boxes(
     labels: Sequence[str],
     colours: Sequence[tuple[int, int, int]],
     line: int = 0,
-    masks: Sequence[np.ndarray | None] = (),
+    outlines: Sequence[Sequence[Line]] = (),
 ) -> Image.Image:
     """A copy of an image with labelled boxes and the contours of masks; the last lies on top.
 
@@ -34,18 +35,18 @@ def draw_boxes(
     colours : sequence of n RGB triples
     line : int
         Width in pixels; 0 goes by the size of the image.
-    masks : sequence of n arrays (h, w), bool, or None
-        On the same image, in any resolution; may be left out.
+    outlines : sequence of n sequences of lines
+        Of masks, from `contours`; none of a box without a mask. May be left out.
     """
     image = Image.fromarray(pixels).convert("RGB")
     canvas = ImageDraw.Draw(image)
     font = label_font(image.size)
     line = line or max(1, round(max(image.size) / 500))
     for place, (box, colour) in enumerate(zip(boxes.tolist(), colours, strict=True)):
-        mask = masks[place] if masks else None
+        lines = outlines[place] if outlines else ()
         # beside a contour the box is an aid only
-        canvas.rectangle(box, outline=colour, width=line if mask is None else max(1, line // 2))
-        for contour in () if mask is None else contours(mask, image.size):
+        canvas.rectangle(box, outline=colour, width=max(1, line // 2) if lines else line)
+        for contour in lines:
             canvas.line([*contour, contour[0]], fill=colour, width=line, joint="curve")
     places = place_labels(image.size, boxes, labels)
     for place, label, colour in zip(places, labels, colours, strict=True):
@@ -55,13 +56,16 @@ def draw_boxes(
     return image
 
 
-def contours(mask: np.ndarray, size: tuple[int, int]) -> list[list[tuple[float, float]]]:
-    """Closed lines (x, y) around the parts and holes of a mask (h, w), on an image of `size`."""
+def contours(mask: np.ndarray, size: tuple[int, int]) -> list[Line]:
+    """Closed lines around the parts and holes of a mask (h, w), bool, of the same image.
+
+    `size` is (width, height) of the image that is drawn on, which may be another than the mask's.
+    """
     import cv2  # only where masks are drawn
 
     found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     scale = np.array(size) / mask.shape[::-1]
-    return [[tuple(p) for p in ((line[:, 0] + 0.5) * scale).tolist()] for line in found]
+    return [[(x, y) for x, y in ((line[:, 0] + 0.5) * scale).tolist()] for line in found]
 
 
 def label_font(size: tuple[int, int]) -> Font:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.atomic import replacing, write_csv, write_json
-from pipeline.data.draw import COLOURS, draw_boxes, side_by_side
+from pipeline.data.draw import COLOURS, Line, contours, draw_boxes, side_by_side
 from pipeline.data.geometry import shrink
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
@@ -100,24 +100,25 @@ def _picture(
     canvas = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
     boxes, labels = index.objects(i)
     names = [name if len(index.categories) > 1 else "" for _, name in index.categories]
-    shapes = index.masks(i) if index.masked else ()
+    masks = index.masks(i) if index.masked else ()
+    lines = [[] if mask is None else contours(mask, size) for mask in masks]
     titles = [names[k] for k in labels]
-    truth = draw_boxes(canvas, boxes * scale, titles, _colours(labels), masks=shapes)
+    truth = draw_boxes(canvas, boxes * scale, titles, _colours(labels), outlines=lines)
     place = {category_id: k for k, (category_id, _) in enumerate(index.categories)}
     classes = [place[row["category_id"]] for row in found]
     xywh = np.array([row["bbox"] for row in found], dtype=np.float64).reshape(-1, 4) * scale
     xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     scores = (f"{row['score']:.2f}" for row in found)
     texts = [f"{names[k]} {score}".strip() for k, score in zip(classes, scores, strict=True)]
-    shapes = [_mask_of(row) for row in found]
-    predicted = draw_boxes(canvas, xyxy, texts, _colours(classes), masks=shapes)
+    lines = [_outlines(row, size) for row in found]
+    predicted = draw_boxes(canvas, xyxy, texts, _colours(classes), outlines=lines)
     objects = "1 object" if len(boxes) == 1 else f"{len(boxes)} objects"
     return side_by_side(truth, predicted, (f"ground truth, {objects}", title))
 
 
-def _mask_of(row: Mapping[str, Any]) -> np.ndarray | None:
+def _outlines(row: Mapping[str, Any], size: tuple[int, int]) -> list[Line]:
     shape = row.get("segmentation")
-    return decode(shape["counts"], *shape["size"]) if shape else None
+    return contours(decode(shape["counts"], *shape["size"]), size) if shape else []
 
 
 def _colours(classes: Iterable[int]) -> list[tuple[int, int, int]]:

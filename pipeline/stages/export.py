@@ -29,8 +29,8 @@ def run(checkpoint: Path, out: Path, form: str, images: Path | None) -> Parity:
     model = SavedModel.load(checkpoint)
     if model.spec.task != "detect":
         raise DescryError(
-            f"{checkpoint}: a model of model.task={model.spec.task} finds masks, which do not leave "
-            "yet; `descry predict` runs the file as it is"
+            f"{checkpoint}: a model of model.task={model.spec.task} finds masks, for which there "
+            "is no export; `descry predict` runs the file as it is"
         )
     seen = synthetic(model.image_size) if images is None else list(_read(images, model))
     if not seen:

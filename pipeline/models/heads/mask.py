@@ -90,14 +90,15 @@ class MaskHead(nn.Module):
         total = (outputs["shared"].float().sum() + outputs["filters"].float().sum()) * 0
         known = total.new_zeros(())
         for image, target in enumerate(targets):
+            if not len(target["boxes"]):
+                continue
             with torch.no_grad():
                 truth = target["masks"].float() / 255  # (n, 2 h, 2 w)
-                has = truth.flatten(1).amax(dim=1) > 0 if len(truth) else truth.new_zeros(0).bool()
-                boxes, truth = _jittered(target["boxes"].float())[has], truth[has]
-            if len(boxes):
-                logits = self.logits(outputs, image, boxes, grids)
-                total = total + mask_loss(logits, truth, inside(boxes, truth.shape[-2:])).sum()
-                known = known + len(boxes)
+                has = (truth.flatten(1).amax(dim=1) > 0).float()
+                boxes = _jittered(target["boxes"].float())
+            logits = self.logits(outputs, image, boxes, grids)
+            losses = mask_loss(logits, truth, inside(boxes, truth.shape[-2:]))
+            total, known = total + (losses * has).sum(), known + has.sum()
         return {"mask": total / share_of_all(known)}
 
     def masks(

@@ -92,9 +92,10 @@ def class_shares(target: dict[str, Tensor], shape: Sequence[int]) -> Tensor:
     Where classes lie over each other they share the cell.
     """
     classes, height, width = shape
-    shares = torch.zeros((classes, height, width), device=target["masks"].device)
-    for mask, label in zip(target["masks"].float() / 255, target["labels"].tolist(), strict=True):
-        shares[label + 1] = torch.maximum(shares[label + 1], mask)
+    masks, labels = target["masks"].float() / 255, target["labels"]
+    shares = torch.zeros((classes, height, width), device=masks.device)
+    for label in range(classes - 1 if len(masks) else 0):  # a look at labels would wait for a GPU
+        shares[label + 1] = (masks * (labels == label)[:, None, None]).amax(dim=0)
     shares[0] = (1 - shares[1:].sum(dim=0)).clamp(min=0)
     return shares / shares.sum(dim=0)
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.atomic import replacing
-from pipeline.data.draw import COLOURS, draw_boxes, place_labels
+from pipeline.data.draw import COLOURS, contours, draw_boxes, place_labels
 from pipeline.data.masks import decode
 from pipeline.predict.batches import Held
 from pipeline.predict.formats.format import MARK, Format
@@ -55,8 +55,9 @@ def draw(pixels: np.ndarray, found: FrameResult, classes: Mapping[int, str]) -> 
     beside = max((int(font.getlength(line)) + size for line in listed), default=0)
     across = max(width + beside, int(font.getlength(MARK)) + size)
     canvas = Image.new("RGB", (across, height + 2 * size), "black")
-    masks = [decode(counts, found.height, found.width) for counts in found.masks]
-    drawn = draw_boxes(pixels, boxes[::-1], labels[::-1], colours[::-1], masks=masks[::-1])
+    shapes = (decode(counts, found.height, found.width) for counts in found.masks)
+    lines = [contours(mask, (width, height)) for mask in shapes]  # one mask at a time in memory
+    drawn = draw_boxes(pixels, boxes[::-1], labels[::-1], colours[::-1], outlines=lines[::-1])
     canvas.paste(drawn, (0, 0))
     pen = ImageDraw.Draw(canvas)
     pen.text((size // 2, height + size // 2), MARK, fill="white", font=font)

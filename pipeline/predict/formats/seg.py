@@ -18,6 +18,8 @@ def _write(writer: "ObjectWriter", stem: str, source: "SourceImage", result: Fil
     if any((frame.height, frame.width) != size for frame in result.frames):
         raise DicomError("no object written", "its pixels are not of the size that it announces")
     findings = writer.findings(result)
+    if not all(region.mask for region in findings.regions):
+        raise DicomError("no object written", "the model finds boxes without masks")
     if findings.regions:
         write_segmentation(writer.folder / "seg" / f"{stem}.dcm", source, findings, writer.maker)
 
