@@ -191,7 +191,7 @@ def test_discs_are_learned_and_equal_runs_are_equal(tmp_path: Path, task: str) -
     coco = make_discs(tmp_path / "coco", (("train", 12), ("val", 6), ("test", 6)))
     spec = replace(SPEC, task=task, stem="convolutions", head="aligned", fpn_channels=32)
     train = replace(SETTINGS.train, lr=2e-3, ema=0.0)
-    settings = replace(SETTINGS, epochs=30, batch_size=4, train=train)
+    settings = replace(SETTINGS, epochs=60, batch_size=4, train=train)
     judge = partial(validate, task=task)
     runs = [
         run(coco, tmp_path / f"out{i}", spec, settings, judge, checkpoint_minutes=60.0)

@@ -361,3 +361,23 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     own(tmp_path, spec("vit"))
     with pytest.raises(DescryError, match="set it to vit"):
         started(spec("swin"), tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "anew"),
+    [
+        ("detect", "instances", ("mask_head.",)),
+        ("instances", "detect", ()),
+        ("instances", "semantic", ("head.",)),
+        ("semantic", "detect", ("head.",)),
+    ],
+)
+def test_the_heads_of_another_task_start_anew_and_the_rest_is_taken(tmp_path, before, after, anew):
+    state = own(tmp_path, spec("vit", task=before))
+    detector, report = started(spec("vit", task=after), tmp_path / "model.safetensors")
+    assert {name.split(".")[0] + "." for name in report.kept} == set(anew)
+    for name, value in detector.state_dict().items():
+        if not name.startswith(("head.", "mask_head.")):
+            assert torch.equal(value, state[name])
+    lost = {name.split(".")[0] + "." for name in report.left_out}
+    assert lost == {name.split(".")[0] + "." for name in state if name not in report.filled}

@@ -248,14 +248,15 @@ def _image_level(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _intervals(evaluation: Evaluation) -> dict[str, Any]:
-    how, units = evaluation.how, evaluation.units
+    how, units, masks = evaluation.how, evaluation.units, evaluation.masks
+    found = intervals(evaluation.matches, evaluation.limits, units, how)
     return {
         "level": how.level,
         "resamples": how.resamples,
         "seed": how.seed,
         "unit": units.name,
         "units": units.count,
-        "figures": intervals(evaluation.matches, evaluation.limits, units, how),
+        "figures": found | (masks.intervals(units, how) if masks else {}),
     }
 
 

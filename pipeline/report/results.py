@@ -32,6 +32,12 @@ KEY_FIGURES = (
     ("sensitivity_at_1fp", "Sensitivity", "at 1 false positive an image"),
     ("image_auc", "Image AUC", "telling images with objects from those without"),
 )
+MASK_FIGURES = (  # of a model with masks
+    ("mask_AP", "Mask AP", "mean over IoU of pixels 0.50 to 0.95"),
+    ("mask_AP50", "Mask AP50", "a mask counts from IoU 0.5"),
+    ("dice", "Dice", "of a class's pixels in an image, at the operating point"),
+    ("boundary_f", "Boundary F", "of its edges, within 0.8 % of the diagonal"),
+)
 SIZES = ("small", "medium", "large")
 KINDS = {
     "missed": "Missed objects",
@@ -60,6 +66,7 @@ def result(run: Run) -> Markup:
     truth, intervals = run.details["ground_truth"], run.details["intervals"]
     return joined(
         tiles(_tile(run, *row) for row in KEY_FIGURES),
+        tiles(_tile(run, *row) for row in MASK_FIGURES) if "dice" in run.figures else Markup(""),
         paragraph(
             f"Under each figure its {intervals['level']:.0%} interval, from "
             f"{counted(intervals['resamples'], 'bootstrap resample')} of "
@@ -85,8 +92,9 @@ def _tile(run: Run, name: str, title: str, meaning: str) -> Tile:
     value = run.figures.get(name)
     if value is None:
         return Tile(title, "n/a", f"{meaning}; {_why_absent(run, name)}")
-    bounds = run.details["intervals"]["figures"].get(name)
-    return Tile(title, figure(value), f"{interval(bounds)}; {meaning}")
+    known = run.details["intervals"]["figures"]
+    under = f"{interval(known[name])}; {meaning}" if name in known else meaning
+    return Tile(title, figure(value), under)
 
 
 def _why_absent(run: Run, name: str) -> str:
