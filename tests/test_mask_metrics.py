@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import json
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline.data.masks import encode, rle
+from pipeline.errors import DescryError
 from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
 from pipeline.evaluate.coco_metrics import SUMMARY, CocoMetrics
 from pipeline.evaluate.intervals import Resampling, Units
 from pipeline.evaluate.masks import MaskMetrics, boundary_f, dice
 from pipeline.evaluate.operating_point import validate
+from pipeline.evaluate.run import evaluate_files
 
 H, W = 120, 160
 
@@ -124,9 +127,32 @@ def test_images_are_judged_by_class_at_the_operating_point() -> None:
     assert (low, high) == (0.0, 1.0) and spread["mask_AP"] is not None
 
 
-def test_a_semantic_model_counts_all_its_regions(tmp_path) -> None:
-    import json
+def test_results_of_other_programs_are_judged_by_their_masks_if_both_files_have_some(tmp_path):
+    coco, results = case(3)
+    truth, found = tmp_path / "gt.json", tmp_path / "found.json"
+    truth.write_text(json.dumps(coco))
 
+    def figures(rows):
+        found.write_text(json.dumps(rows))
+        how = {"threshold": 0.3, "images": None, "gallery": 0, "how": Resampling(resamples=5)}
+        return evaluate_files(truth, found, tmp_path / "out", **how)
+
+    whole = figures(results)
+    assert whole["mask_AP"] == CocoMetrics.between(coco, results, masks=True).value("AP")
+    assert 0 < whole["dice"] < 1
+    details = json.loads((tmp_path / "out/details.json").read_text())
+    assert len(details["intervals"]["figures"]["dice"]) == 2
+    assert "dice" in (tmp_path / "out/per_class.csv").read_text().splitlines()[0]
+    boxes = [{k: v for k, v in row.items() if k != "segmentation"} for row in results]
+    plain = figures(boxes)
+    assert "mask_AP" not in plain and plain["AP"] == whole["AP"]
+    assert "mask_AP" not in figures([]) and "mask_AP" not in figures([*results, boxes[0]])
+    wrong = results[0] | {"segmentation": {"size": [5, 5], "counts": "0"}}
+    with pytest.raises(DescryError, match=r"detection 0: its segmentation is neither .* 160 x 120"):
+        figures([wrong, *results[1:]])
+
+
+def test_a_semantic_model_counts_all_its_regions(tmp_path) -> None:
     coco, results = case(3)
     path = tmp_path / "val.json"
     path.write_text(json.dumps(coco))

@@ -203,7 +203,7 @@ def read_found(path: Path, coco: dict[str, Any]) -> Predictions:
     for row in iterate_results(path):
         ids.extend((row["image_id"], row["category_id"]))
         numbers.extend((*row["bbox"], row["score"]))
-        masks = masks and "segmentation" in row
+        masks = masks and bool(row.get("segmentation"))
         shapes.append(row["segmentation"] if masks else None)
     image, category = np.array(ids, dtype=np.int64).reshape(-1, 2).T
     values = np.array(numbers, dtype=np.float64).reshape(-1, 5)
@@ -215,7 +215,8 @@ def read_found(path: Path, coco: dict[str, Any]) -> Predictions:
             "(or softmax) first, if they are percent, divide by 100"
         )
     try:
-        shown = objects_of(_checked_masks(path, coco, ids[::2], shapes)) if masks else None
+        seen = masks and bool(shapes)  # without detections nothing says what they would be
+        shown = objects_of(_checked_masks(path, coco, ids[::2], shapes)) if seen else None
         truth = GroundTruth.of(coco)
         found = Predictions.packed(truth, image, category, boxes, score, masks=shown)
     except DescryError as error:
