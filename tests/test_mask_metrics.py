@@ -15,7 +15,7 @@ from pipeline.data.masks import encode, rle
 from pipeline.errors import DescryError
 from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
 from pipeline.evaluate.coco_metrics import SUMMARY, CocoMetrics
-from pipeline.evaluate.intervals import Resampling, Units
+from pipeline.evaluate.intervals import Resampling, Units, mask_intervals
 from pipeline.evaluate.masks import MaskMetrics, boundary_f, dice
 from pipeline.evaluate.operating_point import validate
 from pipeline.evaluate.run import evaluate_files
@@ -121,7 +121,7 @@ def test_images_are_judged_by_class_at_the_operating_point() -> None:
     flat = metrics.flat()
     assert flat["dice"] == pytest.approx((2 / 3 + 0.5) / 2, abs=1e-6)
     assert flat["mask_AP50"] == pytest.approx((1 + 1) / 2, abs=1e-6)
-    spread = metrics.intervals(Units.of(images), Resampling(resamples=200))
+    spread = mask_intervals(metrics, Units.of(images), Resampling(resamples=200))
     low, high = spread["dice"]
     # drawn thrice: the image of b's wrong region alone gives 0, that of b's right one 1
     assert (low, high) == (0.0, 1.0) and spread["mask_AP"] is not None

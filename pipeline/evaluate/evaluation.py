@@ -18,7 +18,7 @@ from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
 from pipeline.evaluate.coco_matching import Limit, Matches, above, match
 from pipeline.evaluate.coco_metrics import CocoMetrics, rounded
 from pipeline.evaluate.error_kinds import Errors, counts, find_errors, gains
-from pipeline.evaluate.intervals import Resampling, Units, intervals
+from pipeline.evaluate.intervals import Resampling, Units, intervals, mask_intervals
 from pipeline.evaluate.masks import MaskMetrics
 from pipeline.evaluate.operating_point import by_threshold, rsna_score
 from pipeline.evaluate.weighted import WeightedMetrics, subgroups
@@ -256,7 +256,7 @@ def _intervals(evaluation: Evaluation) -> dict[str, Any]:
         "seed": how.seed,
         "unit": units.name,
         "units": units.count,
-        "figures": found | (masks.intervals(units, how) if masks else {}),
+        "figures": found | (mask_intervals(masks, units, how) if masks else {}),
     }
 
 

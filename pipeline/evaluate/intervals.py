@@ -13,6 +13,8 @@ import numpy as np
 
 from pipeline.evaluate.coco_matching import Limit, Matches
 from pipeline.evaluate.coco_metrics import rounded
+from pipeline.evaluate.masks import FIGURES as MASK_FIGURES
+from pipeline.evaluate.masks import PIXELS, MaskMetrics
 from pipeline.evaluate.weighted import FIGURES, WeightedMetrics
 
 
@@ -86,6 +88,16 @@ def intervals(
         name: None if np.isnan(found[name]) else percentiles(spread[:, i], how.level)
         for i, name in enumerate(FIGURES)
     }
+
+
+def mask_intervals(
+    masks: MaskMetrics, units: Units, how: Resampling
+) -> dict[str, list[float | None] | None]:
+    """The same of the figures of masks."""
+    of_score = intervals(masks.score.matches, None, units, how)
+    found = {f"mask_{name}": of_score[name] for name in MASK_FIGURES if name in of_score}
+    spread = np.array([masks.means(weight) for weight in draws(units, how)]).reshape(-1, 2)
+    return found | {name: percentiles(spread[:, i], how.level) for i, name in enumerate(PIXELS)}
 
 
 def draws(units: Units, how: Resampling) -> Iterator[np.ndarray]:

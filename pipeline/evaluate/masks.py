@@ -19,7 +19,6 @@ import numpy as np
 from pipeline.evaluate.coco_arrays import GroundTruth, Predictions
 from pipeline.evaluate.coco_matching import Limit, match
 from pipeline.evaluate.coco_metrics import CocoMetrics, rounded
-from pipeline.evaluate.intervals import Resampling, Units, draws, intervals, percentiles
 
 NEAR = 0.008  # of the image's diagonal
 PIXELS = ("dice", "boundary_f")
@@ -71,10 +70,10 @@ class MaskMetrics:
     def flat(self) -> dict[str, float | None]:
         """The figures that experiments are compared by; Dice and boundary F are classes' means."""
         figures = {f"mask_{name}": self.score.value(name) for name in FIGURES}
-        means = self._means(np.ones(self.truth.images))
+        means = self.means(np.ones(self.truth.images))
         return figures | {n: rounded(v) for n, v in zip(PIXELS, means, strict=True)}
 
-    def _means(self, weight: np.ndarray) -> np.ndarray:
+    def means(self, weight: np.ndarray) -> np.ndarray:
         """Dice and boundary F, (2,), with a weight for each image; NaN where nothing counts."""
         rows = np.array(self.of_images, dtype=np.float64).reshape(-1, 4)
         image, label = rows[:, :2].astype(np.int64).T
@@ -84,13 +83,6 @@ class MaskMetrics:
             sums = [np.bincount(label, mine * v, self.truth.classes) / total for v in rows[:, 2:].T]
         known = np.array(sums)[:, total > 0]  # (2, classes)
         return known.mean(axis=1) if known.size else np.full(2, np.nan)
-
-    def intervals(self, units: Units, how: Resampling) -> dict[str, list[float | None] | None]:
-        """Percentile bootstrap intervals, as of boxes."""
-        of_score = intervals(self.score.matches, None, units, how)
-        found = {f"mask_{n}": of_score[n] for n in FIGURES if n in of_score}
-        spread = np.array([self._means(weight) for weight in draws(units, how)]).reshape(-1, 2)
-        return found | {n: percentiles(spread[:, i], how.level) for i, n in enumerate(PIXELS)}
 
     def per_class(self) -> list[dict[str, Any]]:
         """Mask AP of each class, and the means of Dice and boundary F over its images."""

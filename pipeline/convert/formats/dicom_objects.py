@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pipeline.convert.formats.dicom import patient_of
 from pipeline.convert.formats.folders import SPLIT_NAMES, InvalidRow, Selection, relative
-from pipeline.convert.formats.masks import component_extents
+from pipeline.convert.formats.masks import component_objects
 from pipeline.convert.formats.pictures import files_below
 from pipeline.convert.records import Box, Ledger, Record
+from pipeline.convert.segmentation import segmentation_text
 from pipeline.dicom import EXTENSIONS
 from pipeline.dicom.errors import DicomError
 from pipeline.dicom.read.annotations import Annotation, read_annotations, references
@@ -113,12 +114,12 @@ class DicomLayout:
 
     def _region(self, region: Annotation, where: str, place: str, ledger: Ledger) -> None:
         """Enter the box of a region; of a mask one for each part that hangs together."""
-        extents = [region.box]
+        objects = [(region.box, _outline(region))]
         if region.mask is not None:
-            extents = component_extents(region.mask, 1)[0]
-        ledger.read(place, len(extents))
-        for part, extent in enumerate(extents, 1):
-            here = where if len(extents) == 1 else f"{where} part {part}"
+            objects = component_objects(region.mask, 1)[0]
+        ledger.read(place, len(objects))
+        for part, (extent, mask) in enumerate(objects, 1):
+            here = where if len(objects) == 1 else f"{where} part {part}"
             try:
                 if region.instance not in self.images:
                     raise InvalidRow("image missing", region.instance)
@@ -129,7 +130,7 @@ class DicomLayout:
                 ledger.drop("row", here, bad.reason, bad.detail)
                 continue
             self.used.add(label)
-            self.boxes[region.instance, region.frame].append(Box(*extent, label, here))
+            self.boxes[region.instance, region.frame].append(Box(*extent, label, here, mask=mask))
 
     def _frames(self, instance: str, header: Header, path: Path) -> Iterator[Record]:
         place, count = path.relative_to(self.base), header.frame_count
@@ -141,6 +142,13 @@ class DicomLayout:
             boxes = tuple(self.boxes.get((instance, frame), ()))
             path_below = relative(self.raw, path)
             yield Record(key, path_below, boxes, patient_of(path), split, attributes=about)
+
+
+def _outline(region: Annotation) -> str:
+    """The polygon of a region as the mask of its box; empty where it is the box."""
+    if region.points is None:
+        return ""
+    return segmentation_text([region.points.ravel().tolist()], region.box)
 
 
 def find_dicom(raw: Path, base: Path, selection: Selection) -> DicomLayout | None:
