@@ -67,6 +67,11 @@ class SemanticHead(Head):
         both = (likely**2).sum(dim=(0, 2, 3)) + (wanted**2).sum(dim=(0, 2, 3))
         return {"classification": entropy, "dice": 1 - ((overlap + 1) / (both + 1)).mean()}
 
+    def coverage(self, boxes: Tensor, grids: Sequence[Size], size: Size) -> tuple[Tensor, Tensor]:
+        """Whether a box is a cell or more, and how many cells; see `Head.coverage`."""
+        cells = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) / CELL**2
+        return cells >= 1, cells.floor()
+
     def detections(
         self,
         outputs: dict[str, Tensor],
