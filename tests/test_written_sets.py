@@ -45,10 +45,12 @@ import datumaro
 for split in ("train", "val", "test"):
     for found, one in ((of_coco, datumaro.Dataset.import_from(
                             coco + f"/annotations/{split}.json", "coco_instances")),
-                       (of_yolo, datumaro.Dataset.import_from(yolo, "yolo_ultralytics"))):
+                       (of_yolo, datumaro.Dataset.import_from(yolo, "yolo"))):
         names = [label.name for label in one.categories()[datumaro.AnnotationType.label]]
         for item in one:
-            boxes = [(*a.get_bbox(), names[a.label]) for a in item.annotations]
+            # A COCO entry becomes two, its box and its outline.
+            boxes = [(*a.get_bbox(), names[a.label]) for a in item.annotations
+                     if a.type == datumaro.AnnotationType.bbox]
             enter(found, item.id, boxes)
 """,
     "ultralytics": """
