@@ -352,7 +352,8 @@ def read_slice(raw: Path, record: Record, intensity: Intensity, meaning: MaskMea
     if not found and pixels.min() == pixels.max():
         raise Unreadable(EMPTY)
     boxes = tuple(
-        Box(*extent, name, f"{mask}:{plane} {number} {name} {n}") for name, n, extent in found
+        Box(*extent, name, f"{mask}:{plane} {number} {name} {n}", mask=shape)
+        for name, n, (extent, shape) in found
     )
     notes: tuple[str, ...] = (FIRST,) if volume.several else ()
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
