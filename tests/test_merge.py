@@ -105,13 +105,31 @@ def test_one_uid_in_two_shards_needs_the_source(tmp_path):
     merge(shards, tmp_path / "out", folder)
     ours, theirs = content(tmp_path / "out"), content(tmp_path / "whole")
     assert ours["warnings.csv"].count(b"same UID, other pixels") == 2
-    different = {"run.json", "report.html"}  # batch sizes
-    assert {k: v for k, v in ours.items() if k not in different} == {
-        k: v for k, v in theirs.items() if k not in different
+    assert_same(ours, theirs)
+    objects = {"objects": Objects(("sr", "gsps"))}
+    predict_folder(folder, tmp_path / "o", BrightSpots(), options=Options(workers=0, **objects))
+    merge(sharded(folder, tmp_path / "os", 4, **objects), tmp_path / "om", folder)
+    ours, theirs = content(tmp_path / "om"), content(tmp_path / "o")
+    assert len([name for name in ours if name.startswith("sr/")]) == 3  # of a, b and e
+    assert_same(ours, theirs)
+
+
+def test_objects_that_only_one_run_would_have_written_are_missed(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, value in (("a", 220), ("b", 255), ("c", 255), ("d", 220)):  # a, c here; b, d there
+        write(folder / name, spot(value), SOPInstanceUID=ROOT + "1")
+    shards = sharded(folder, tmp_path / "shards", 2, objects=Objects(("sr",)))
+    with pytest.raises(DescryError, match="DICOM objects are missing"):  # of d: b came before it
+        merge(shards, tmp_path / "out", folder)
+
+
+def assert_same(ours, theirs):
+    """But for the pages that name the size of batches."""
+    named = {"run.json", "report.html"}
+    assert {k: v for k, v in ours.items() if k not in named} == {
+        k: v for k, v in theirs.items() if k not in named
     }
-    objects = sharded(folder, tmp_path / "objects", 4, objects=Objects(("sr",)))
-    with pytest.raises(DescryError, match="DICOM objects were written of both"):
-        merge(objects, tmp_path / "out2", folder)
 
 
 def changed_run(key, value):

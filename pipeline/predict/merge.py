@@ -14,6 +14,8 @@ from typing import Any
 
 from pipeline.atomic import write_json
 from pipeline.errors import DescryError
+from pipeline.predict.formats import DICOM
+from pipeline.predict.formats.format import of_objects
 from pipeline.predict.formats.pixels import trim
 from pipeline.predict.records import FileResult
 from pipeline.predict.results import PREDICTION, Results
@@ -26,6 +28,7 @@ from pipeline.work.journal import Journal, entry_at
 from pipeline.work.workspace import open_workspace
 
 _CHUNK = 64  # files that are committed together
+_OF_OBJECTS = tuple(f"{kind.name}/" for kind in DICOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,7 @@ def merge(
     ------
     DescryError
         When shards are missing or of different runs; when `source` is needed or not what the
-        shards have read; when shards have written DICOM objects of one SOP Instance UID for
-        different pixels.
+        shards have read; when a shard has left out DICOM objects that one run would have written.
     """
     shards = read_shards(folder)
     files = _in_run_order(shards)
@@ -129,16 +131,18 @@ def _renumbered(
         folder, _, rest = old.rpartition("/")
         return f"{folder}/{number:06d}-{rest.partition('-')[2]}"
 
+    twin = twins.get(file.rank)
     for old in grown.get(file.number, ()):
-        _link(file.shard.folder / old, out / name(old))
+        if not (twin and old.startswith(_OF_OBJECTS)):
+            _link(file.shard.folder / old, out / name(old))
     result = file.result()
     for frame in result.frames:
         if frame.overlay:
             frame.overlay = name(frame.overlay)
-    if file.rank in twins:
-        others = tuple(one for one in result.opened.warnings if one != TWIN)
-        warnings = (*others, TWIN) if twins[file.rank] else others
-        result.opened = replace(result.opened, warnings=warnings)
+    if twin is not None:  # DICOM objects are of the first of them only, and so are their troubles
+        rest = (one for one in result.opened.warnings if one != TWIN)
+        kept = tuple(one for one in rest if not (twin and of_objects(one[0])))
+        result.opened = replace(result.opened, warnings=(*kept, TWIN) if twin else kept)
     return result
 
 
@@ -178,11 +182,11 @@ def _twins(
         for file, was in found:
             if (now := twins.is_twin(uid, paths[file.rank])) != was:
                 changed[file.rank] = now
-    objects = shards[0].about["counts"]["dicom_objects"]
-    if changed and any(shards[0].about["options"]["objects"][kind] for kind in objects):
+    wanted = shards[0].about["options"]["objects"]
+    if not all(changed.values()) and any(wanted[kind.name] for kind in DICOM):
         raise DescryError(
-            f"{folder}: {len(changed)} files have the SOP Instance UID of a file in another shard "
-            f"and other pixels, and DICOM objects were written of both; run without shards"
+            f"{folder}: DICOM objects are missing of files that share their SOP Instance UID with "
+            f"others in their own shard and in another; run without shards"
         )
     return changed
 

@@ -39,6 +39,19 @@ class Finished:
         return self.results.folder
 
 
+NOT_COPIED = "patient not copied in full"
+
+
+def not_written(name: str) -> str:
+    """Kind of the warning that a file has no DICOM object of a format."""
+    return f"no {name} written"
+
+
+def of_objects(kind: str) -> bool:
+    """Whether a warning of this kind comes from writing DICOM objects."""
+    return kind == NOT_COPIED or (kind.startswith("no ") and kind.endswith(" written"))
+
+
 WriteObjects = Callable[["ObjectWriter", str, "SourceImage", FileResult], None]
 
 

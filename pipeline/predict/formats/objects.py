@@ -11,7 +11,7 @@ from pipeline.dicom.read.header import read_header
 from pipeline.dicom.write.maker import Findings, Maker, Region
 from pipeline.dicom.write.source import CANNOT_REFER, SourceImage, describe, wanted_elements
 from pipeline.predict.formats import DICOM
-from pipeline.predict.formats.format import MARK, Format
+from pipeline.predict.formats.format import MARK, NOT_COPIED, Format, not_written
 from pipeline.predict.plan import Plan
 from pipeline.predict.records import FileResult
 from pipeline.predict.sources import SourceError, located
@@ -68,7 +68,7 @@ class ObjectWriter:
         troubles = []
         if source.left_out:
             text = f"the header gives no exact value: {', '.join(source.left_out)}"
-            troubles.append(("patient not copied in full", text))
+            troubles.append((NOT_COPIED, text))
         for kind in DICOM:
             if kind.name in self.wanted.kinds:
                 trouble = self._attempt(kind, stem, source, result)
@@ -90,10 +90,10 @@ class ObjectWriter:
         except OSError:
             raise  # the disk is full or gone: that is no matter of this file
         except DicomError as error:
-            return f"no {kind.name} written", error.detail
+            return not_written(kind.name), error.detail
         except (TypeError, ValueError) as error:  # an unusual header meets a check of highdicom's
             return (
-                f"no {kind.name} written",
+                not_written(kind.name),
                 f"the header does not allow it ({type(error).__name__})",
             )
         return None
