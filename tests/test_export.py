@@ -4,7 +4,9 @@ import hashlib
 import json
 import shutil
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from pipeline.errors import DescryError
 from pipeline.models import export as exporting
 from pipeline.models.build import build_detector
 from pipeline.models.exported import ExportedModel, open_model
-from pipeline.models.params import DetectorSpec
+from pipeline.models.params import DetectorSpec, Selection
 from pipeline.models.saved import SavedModel
 from pipeline.stages.export import run, synthetic
 
@@ -125,6 +127,66 @@ def test_predict_takes_an_export_and_gives_the_same_detections(tmp_path):
                 assert theirs[key] == value, key
 
 
+@pytest.fixture
+def traced(monkeypatch):
+    """`run` finds the graph of the kept export in the place of its slow steps."""
+    proto = onnx.load(KEPT)
+    del proto.metadata_props[:]
+    monkeypatch.setattr(exporting, "_traced", lambda *_: None)
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: SimpleNamespace(model_proto=proto))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "most", "overlap"), [(0.05, 100, 0.5), (0.29, 20, 0.2), (0.3, 1000, 0.7)]
+)
+def test_a_graph_that_chooses_itself_chooses_the_same(threshold, most, overlap, traced, tmp_path):
+    model = SavedModel.load(MODEL)
+    chosen = Selection(threshold, overlap, most)
+    model.spec = replace(model.spec, **asdict(chosen))
+    model.detector.selection = chosen
+    model.save(tmp_path / "model.safetensors")
+    out = tmp_path / "model.onnx"
+    found = run(tmp_path / "model.safetensors", out, "onnx", None, "inside")
+    assert found.pictures == 4 and found.box <= 1e-3 and found.score <= 1e-4
+    graph = onnx.load(out).graph
+    shapes = [[d.dim_value for d in o.type.tensor_type.shape.dim[1:]] for o in graph.output]
+    depth = min(most, 2 * 774)
+    assert [o.name for o in graph.output] == ["scores", "boxes", "labels"]
+    assert shapes == [[depth], [depth, 4], [depth]]
+    other = open_model(out)
+    for pictures in (synthetic(64)[:1], synthetic(64)):
+        pairs = list(zip(model.detect(pictures), other.detect(pictures), strict=True))
+        assert sum(len(ours.scores) for ours, _ in pairs) > 0
+        for ours, theirs in pairs:
+            assert len(ours.scores) == len(theirs.scores) and (ours.labels == theirs.labels).all()
+            np.testing.assert_allclose(theirs.boxes, ours.boxes, atol=1e-3)
+    assert storage_format(out) == 2
+
+
+def storage_format(path):
+    (entry,) = onnx.load(path).metadata_props
+    return json.loads(entry.value)["format"]
+
+
+@pytest.mark.parametrize("how", ["dynamic", "static"])
+def test_a_graph_in_8_bits_says_how_far_it_is_and_detects_about_the_same(how, traced, tmp_path):
+    (tmp_path / "images").mkdir()
+    for i, pixels in enumerate(synthetic(64)):
+        Image.fromarray(pixels).save(tmp_path / f"images/{i}.png")
+    out = tmp_path / "model.onnx"
+    found = run(MODEL, out, "onnx", tmp_path / "images", int8=how)
+    assert found.pictures == 4 and 1e-5 < found.score < 0.02  # it is another graph, and near
+    program = json.loads(onnx.load(out).metadata_props[0].value)["program"]
+    assert program["int8"] == how and storage_format(out) == 1
+    kinds = {node.op_type for node in onnx.load(out).graph.node}
+    assert ("MatMulInteger" in kinds, "QuantizeLinear" in kinds) == (
+        how == "dynamic",
+        how != "dynamic",
+    )
+    (ours,), (theirs,) = (open_model(path).detect(synthetic(64)[:1]) for path in (KEPT, out))
+    assert theirs.scores[0] == pytest.approx(ours.scores[0], abs=0.02)
+
+
 def reweighted(proto):
     weights = max(proto.graph.initializer, key=lambda one: len(one.raw_data))
     weights.raw_data = weights.raw_data[:-4] + b"\0\0\0\0"
@@ -207,13 +269,15 @@ def test_a_program_that_detects_something_else_is_not_written(
         return scores + score, boxes + box
 
     monkeypatch.setattr(exporting, "_traced", lambda *_: None)
-    monkeypatch.setattr(exporting, "_torch", lambda *_: (b"program", inexact))
+    program = exporting._Written(b"program", b"", inexact, exact.counts)
+    monkeypatch.setattr(exporting, "_torch", lambda *_: program)
+    form = exporting.Form("torch")
     if written:
-        assert exporting.export(model, out, "torch", synthetic(64)).detections == 400
+        assert exporting.export(model, out, form, synthetic(64)).detections == 400
         assert out.read_bytes() == b"program"
         return
     with pytest.raises(DescryError, match="not written: the program's detections differ"):
-        exporting.export(model, out, "torch", synthetic(64))
+        exporting.export(model, out, form, synthetic(64))
     assert not list(tmp_path.iterdir())
 
 
@@ -230,7 +294,11 @@ def test_what_has_no_form_is_said_and_not_written(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--to", "tflite"], "--to 'tflite': must be one of onnx, torch"),
+        (["--to", "tflite"], "--to 'tflite': must be one of onnx, torch, monai"),
+        (["--nms", "beside"], "--nms 'beside': must be one of outside, inside"),
+        (["--int8", "4"], "--int8 '4': must be one of dynamic, static"),
+        (["--to", "torch", "--int8", "dynamic"], "go with --to onnx"),
+        (["--int8", "static"], "needs --images"),
         (["--images", "nowhere"], "--images nowhere: no such folder"),
         (["--images", str(FORMATS)], "no picture"),
     ],

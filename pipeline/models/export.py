@@ -2,7 +2,8 @@
 
 The graph takes 8-bit images (B, 3, S, S), B free, and gives the scores (B, A, K) and decoded boxes
 (B, A, 4) of every place or anchor, finest level first. Which of them are detections is decided
-outside, by `pipeline.models.heads.base.select` (`pipeline.models.exported`).
+outside, by `pipeline.models.heads.base.select` (`pipeline.models.exported`), or inside by nodes
+that do the same (`pipeline.models.onnx_graph`).
 """
 
 import io
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 
 from pipeline.atomic import replacing
+from pipeline.data.geometry import fit_square
+from pipeline.data.sample import to_tensor
 from pipeline.errors import DescryError, first_line
-from pipeline.models import exported
+from pipeline.models import exported, onnx_graph
 from pipeline.models.detector import Detector
-from pipeline.models.exported import ExportedModel, Program, Run
+from pipeline.models.exported import Chooser, ExportedModel, Program, Run
 from pipeline.models.heads.aligned import AlignedHead, cell_centres
 from pipeline.models.heads.retinanet import RetinaNetHead
 from pipeline.models.saved import Detections, SavedModel
@@ -110,7 +113,38 @@ class Candidates(nn.Module):
         return outputs["cls_logits"].sigmoid(), boxes.unflatten(0, deltas.shape[:2])
 
 
-def export(model: SavedModel, path: Path, form: str, pictures: Sequence[np.ndarray]) -> Parity:
+@dataclass(frozen=True)
+class Form:
+    """What to write.
+
+    Attributes
+    ----------
+    to : {"onnx", "torch"}
+    nms : {"outside", "inside"}
+        Where detections are chosen: by whoever runs an ONNX graph, or in it.
+    int8 : {"", "dynamic", "static"}
+        8-bit weights for an ONNX graph, see `pipeline.models.onnx_graph.quantised`.
+    """
+
+    to: str = "onnx"
+    nms: str = "outside"
+    int8: str = ""
+
+    def __post_init__(self) -> None:
+        for option, value, allowed in (
+            ("--to", self.to, FORMS),
+            ("--nms", self.nms, exported.NMS),
+            ("--int8", self.int8, ("", *onnx_graph.INT8)),
+        ):
+            if value not in allowed:
+                raise DescryError(
+                    f"{option} {value!r}: must be one of {', '.join(filter(None, allowed))}"
+                )
+        if self.to != "onnx" and (self.nms != "outside" or self.int8):
+            raise DescryError("--nms inside and --int8: go with --to onnx")
+
+
+def export(model: SavedModel, path: Path, form: Form, pictures: Sequence[np.ndarray]) -> Parity:
     """Write a model as an ONNX file or a PyTorch program (.pt2), atomically.
 
     Parameters
@@ -118,9 +152,14 @@ def export(model: SavedModel, path: Path, form: str, pictures: Sequence[np.ndarr
     model : SavedModel
         On the CPU.
     path : Path
-    form : {"onnx", "torch"}
+    form : Form
     pictures : sequence of arrays (H, W) or (H, W, 3), uint8
-        On which the program has to agree with the model.
+        On which the program has to agree with the model. They show a static 8-bit graph its ranges.
+
+    Returns
+    -------
+    Parity
+        Of what was written; in 8 bits it is told, not judged.
 
     Raises
     ------
@@ -130,31 +169,52 @@ def export(model: SavedModel, path: Path, form: str, pictures: Sequence[np.ndarr
     candidates = Candidates(model.detector, model.image_size).eval()
     program = _traced(model, candidates)
     try:
-        content, run = (_onnx if form == "onnx" else _torch)(model, program, candidates.counts)
+        written = (_onnx if form.to == "onnx" else _torch)(model, program, candidates.counts, form)
     except DescryError:
         raise
     except Exception as error:  # exporters document no set of exceptions
-        raise _no_form(model, form, error) from error
-    selection = model.spec.selection
-    other = Program(run, model.image_size, candidates.counts, selection)
-    found = parity(model, ExportedModel(other, model.spec, model.meta), pictures)
+        raise _no_form(model, form.to, error) from error
+    found = parity(model, written.model(model), pictures)
     if not (found.box <= BOX and found.score <= SCORE):
         raise DescryError(
             f"{path}: not written: the program's detections differ from PyTorch's by more than "
             f"{BOX} px or {SCORE} in score ({found})"
         )
+    if form.int8:
+        written = _int8(model, written, form, pictures)
+        found = parity(model, written.model(model), pictures)
     with replacing(path, "wb") as stream:
-        stream.write(content)
+        stream.write(written.content)
     return found
+
+
+@dataclass(frozen=True)
+class _Written:
+    """An exported file, the graph in it and what runs it."""
+
+    content: bytes
+    body: bytes
+    run: Run
+    places: list[int]
+    nms: str = "outside"
+
+    def model(self, of: SavedModel) -> ExportedModel:
+        """The program in the place of the model's detector."""
+        kind = Chooser if self.nms == "inside" else Program
+        program = kind(self.run, of.image_size, self.places, of.spec.selection)
+        return ExportedModel(program, of.spec, of.meta)
 
 
 def parity(model: SavedModel, other: SavedModel, pictures: Sequence[np.ndarray]) -> Parity:
     """Compare the strongest detections of two models, those below their thresholds too.
 
-    Each of either's `STRONGEST` has to have its like, by class, among the other's.
+    Each of either's `STRONGEST` has to have its like, by class, among the other's. Where a graph
+    chooses itself, it is compared by the model's own choice.
     """
     kept = [one.detector.selection for one in (model, other)]
-    chosen = replace(model.spec.selection, score_threshold=0.0, max_detections=1000)
+    chosen = model.spec.selection
+    if not isinstance(other.detector, Chooser):
+        chosen = replace(chosen, score_threshold=0.0, max_detections=1000)
     try:
         model.detector.selection = other.detector.selection = chosen
         pairs = [
@@ -200,7 +260,7 @@ def _traced(model: SavedModel, candidates: Candidates) -> Any:
         raise _no_form(model, "torch", error) from error
 
 
-def _onnx(model: SavedModel, program: Any, counts: Sequence[int]) -> tuple[bytes, Run]:
+def _onnx(model: SavedModel, program: Any, places: list[int], form: Form) -> _Written:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         exported.imported(name, "--to onnx")
     for name in ("onnxscript", "onnx_ir"):  # they tell of every node that they join
@@ -213,10 +273,29 @@ def _onnx(model: SavedModel, program: Any, counts: Sequence[int]) -> tuple[bytes
         output_names=["scores", "boxes"],
     )
     assert written is not None
-    body = _without_places(written.model_proto).SerializeToString(deterministic=True)
-    text = exported.said_of(body, asdict(model.spec), model.meta, counts)
+    proto = _without_places(written.model_proto)
+    if form.nms == "inside":
+        chosen = model.spec.selection
+        proto = onnx_graph.with_selection(proto, places, chosen, model.image_size)
+    body = proto.SerializeToString(deterministic=True)
+    return _complete(model, body, places, replace(form, int8=""))
+
+
+def _complete(model: SavedModel, body: bytes, places: list[int], form: Form) -> _Written:
+    """A graph with what the model says of itself."""
+    spec = asdict(model.spec)
+    text = exported.said_of(body, spec, model.meta, places, form.nms, form.int8)
     content = body + exported.tail(text)
-    return content, exported.runtime("--to onnx", content, "cpu")
+    return _Written(content, body, exported.runtime("--to onnx", content, "cpu"), places, form.nms)
+
+
+def _int8(
+    model: SavedModel, written: _Written, form: Form, pictures: Sequence[np.ndarray]
+) -> _Written:
+    fitted = [to_tensor(fit_square(picture, model.image_size)[0]) for picture in pictures]
+    batches = [square[None].numpy() for square in fitted]
+    body = onnx_graph.quantised(written.body, form.int8, batches)
+    return _complete(model, body, written.places, form)
 
 
 def _without_places(proto: Any) -> Any:
@@ -231,14 +310,15 @@ def _without_places(proto: Any) -> Any:
     return proto
 
 
-def _torch(model: SavedModel, program: Any, counts: Sequence[int]) -> tuple[bytes, Run]:
+def _torch(model: SavedModel, program: Any, places: list[int], form: Form) -> _Written:
     stream = io.BytesIO()
     with torch.no_grad():
-        text = exported.said_of(b"", asdict(model.spec), model.meta, counts)
+        text = exported.said_of(b"", asdict(model.spec), model.meta, places)
         torch.export.save(program, stream, extra_files={exported.KEY: text})
     content = stream.getvalue()
     module = torch.export.load(io.BytesIO(content)).module()
-    return content, lambda images: module(images)  # a module of this kind is no part of another
+    # called through a function: a module of this kind is no part of another
+    return _Written(content, b"", lambda images: module(images), places)
 
 
 def _no_form(model: SavedModel, form: str, error: Exception) -> DescryError:

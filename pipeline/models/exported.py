@@ -4,7 +4,8 @@ The file is the graph (8-bit images (B, 3, S, S) to scores (B, A, K) and boxes (
 places, see `pipeline.models.export`) and, as its last bytes, one metadata entry "descry" with the
 JSON of a model file (`pipeline.models.storage`) and "program": how many places each level has and
 the SHA-256 of the graph and of what is said about it. Images are prepared and detections chosen by
-the same code as for a model.safetensors.
+the same code as for a model.safetensors. In format 2 the graph chooses them
+(`pipeline.models.onnx_graph`).
 """
 
 import hashlib
@@ -25,12 +26,13 @@ from pipeline.models.heads.base import select
 from pipeline.models.params import DetectorSpec, Selection
 from pipeline.models.saved import SavedModel
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".onnx"
 KEY = "descry"
 INSTALL = "`python -m pip install 'descry[onnx]'` installs it"
 WAY_OUT = "give a file that `descry export --to onnx` wrote"
-Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+Run = Callable[[Tensor], tuple[Tensor, ...]]
+NMS = ("outside", "inside")
 
 
 class Program(nn.Module):
@@ -59,14 +61,23 @@ class Program(nn.Module):
         size = (int(images.shape[-2]), int(images.shape[-1]))
         if size != (self.side, self.side):
             raise DescryError(f"an exported model takes {self.side} px, not {size}: use the model")
-        scores, boxes = self.run(images)
-        return [self._chosen(*one, size) for one in zip(scores, boxes, strict=True)]
+        return [self._chosen(size, *one) for one in zip(*self.run(images), strict=True)]
 
-    def _chosen(self, scores: Tensor, boxes: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    def _chosen(self, size: tuple[int, int], scores: Tensor, boxes: Tensor) -> dict[str, Tensor]:
         levels = boxes.split(self.places)
         return select(
             scores.split(self.places), lambda level, at: levels[level][at], size, self.selection
         )
+
+
+class Chooser(Program):
+    """A `Program` that chooses: `run` gives scores (B, D), boxes (B, D, 4) and labels (B, D)."""
+
+    def _chosen(  # type: ignore[override]
+        self, size: tuple[int, int], scores: Tensor, boxes: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        there = scores > 0
+        return {"boxes": boxes[there], "scores": scores[there], "labels": labels[there]}
 
 
 class ExportedModel(SavedModel):
@@ -89,7 +100,8 @@ class ExportedModel(SavedModel):
             raise DescryError(f"{path}: no such checkpoint; {WAY_OUT}")
         content = path.read_bytes()
         said = read(path, content)
-        program = Program(
+        kind = Chooser if said.nms == "inside" else Program
+        program = kind(
             runtime(path, content, device), said.image_size, said.places, said.spec.selection
         )
         model = cls(program, said.spec, said.meta)
@@ -112,22 +124,30 @@ def open_model(path: Path, device: str | torch.device = "cpu") -> SavedModel:
 
 @dataclass(frozen=True)
 class Said:
-    """What an exported file says of itself: places of each level, side, detector, the rest."""
+    """What an exported file says of itself: places of each level, NMS, side, detector, the rest."""
 
     places: list[int]
+    nms: str
     image_size: int
     spec: DetectorSpec
     meta: dict[str, Any]
 
 
 def said_of(
-    body: bytes, spec: Mapping[str, Any], meta: Mapping[str, Any], places: Sequence[int]
+    body: bytes,
+    spec: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    places: Sequence[int],
+    nms: str = "outside",
+    int8: str = "",
 ) -> str:
     """The JSON that makes a graph into a model that stands alone."""
     about = {**meta, "detector": dict(spec)}
     program: dict[str, Any] = {"places": list(places)}
+    program |= ({"nms": nms} if nms == "inside" else {}) | ({"int8": int8} if int8 else {})
     program["sha256"] = _digest(body, about, program)
-    header = {"format": FORMAT, "version": __version__, "about": about, "program": program}
+    number = 2 if nms == "inside" else 1  # the least that can read it
+    header = {"format": number, "version": __version__, "about": about, "program": program}
     return json.dumps(header, sort_keys=True)
 
 
@@ -161,10 +181,10 @@ def read(path: Path, content: bytes) -> Said:
         raise DescryError(f"{path}: ONNX, but not a model of descry; {WAY_OUT}")
     header = storage.parse_header(path, text)
     number, version = header.get("format"), str(header.get("version", "?"))
-    if number != FORMAT:
+    if number not in range(1, FORMAT + 1):
         raise DescryError(
             f"{path}: written by descry {version} as export format {number}; this is descry "
-            f"{__version__}, which reads format {FORMAT}: update it, or export the model again"
+            f"{__version__}, which reads 1 to {FORMAT}: update it, or export the model again"
         )
     meta, program = header.get("about"), header.get("program")
     about = storage.check_about(path, meta, version)
@@ -173,7 +193,8 @@ def read(path: Path, content: bytes) -> Said:
         raise DescryError(f"{path}: changed since it was exported; export the model again")
     assert isinstance(meta, dict)
     del meta["detector"]
-    return Said(list(program["places"]), about.image_size, about.detector, meta)
+    nms = str(program.get("nms", "outside"))
+    return Said(list(program["places"]), nms, about.image_size, about.detector, meta)
 
 
 def runtime(path: Path | str, content: bytes, device: str | torch.device) -> Run:
@@ -196,9 +217,9 @@ def runtime(path: Path | str, content: bytes, device: str | torch.device) -> Run
     except Exception as error:  # onnxruntime raises types of its own, of no common base
         raise DescryError(f"{path}: onnxruntime refuses it ({first_line(error)})") from error
 
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        scores, boxes = session.run(None, {"images": images.contiguous().numpy()})
-        return torch.from_numpy(scores), torch.from_numpy(boxes)
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        found = session.run(None, {"images": images.contiguous().numpy()})
+        return tuple(map(torch.from_numpy, found))
 
     return run
 

@@ -1,4 +1,4 @@
-"""A saved model as an ONNX file or a PyTorch program, compared with it on pictures."""
+"""A saved model as an ONNX file, a PyTorch program or a MONAI bundle."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -7,25 +7,38 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import DescryError
-from pipeline.models.export import FORMS, Parity, export
+from pipeline.models import bundle
+from pipeline.models.export import FORMS, Form, Parity, export
 from pipeline.models.saved import SavedModel
 from pipeline.predict.decode import Reader
 from pipeline.predict.records import Picture
 
+MONAI = "monai"
 MOST = 32  # pictures of a folder that are compared, the first by name
 _SIZES = ((1.0, 1.0), (0.7, 1.3), (1.6, 0.9), (0.5, 0.5))  # of the model's side, height and width
 
 
-def run(checkpoint: Path, out: Path, form: str, images: Path | None) -> Parity:
-    """Export a model; see `pipeline.models.export.export`.
+def run(
+    checkpoint: Path, out: Path, to: str, images: Path | None, nms: str = "outside", int8: str = ""
+) -> Parity | None:
+    """Export a model; see `pipeline.models.export.export` and `pipeline.models.bundle`.
+
+    A bundle holds the model's own weights and names its code: there is nothing to compare, and no
+    `Parity`.
 
     Raises
     ------
     DescryError
         For an unknown form, no readable picture, and what does not export or differs.
     """
-    if form not in FORMS:
-        raise DescryError(f"--to {form!r}: must be one of {', '.join(FORMS)}")
+    if to == MONAI:
+        bundle.write(SavedModel.load(checkpoint), out)
+        return None
+    if to not in FORMS:
+        raise DescryError(f"--to {to!r}: must be one of {', '.join(FORMS)}, {MONAI}")
+    form = Form(to, nms, int8)
+    if int8 == "static" and images is None:
+        raise DescryError("--int8 static: needs --images, pictures like those it will see")
     model = SavedModel.load(checkpoint)
     if model.spec.task != "detect":
         raise DescryError(
