@@ -9,6 +9,7 @@ import pytest
 import torch
 from train_factory import changed, make_squares, run, same_bytes
 
+from pipeline.config import load_params
 from pipeline.data.coco import write_coco
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
@@ -16,7 +17,10 @@ from pipeline.evaluate.run import evaluate
 from pipeline.models.ensemble import Ensemble
 from pipeline.models.saved import SavedModel
 from pipeline.models.thresholds import OperatingPoint
+from pipeline.stages.train import data_terms
 from pipeline.train.checkpoint import RunFolder
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +79,30 @@ def test_few_images_are_seen_more_often_where_steps_are_asked_for(squares, tmp_p
     assert SavedModel.load(tmp_path / "model.safetensors").meta["epochs"] == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "sample", "raw"),
+    [
+        ("ccellbio", "MIT", "not recorded"),
+        ("brain_tumor", "CC BY 4.0", "AGPL-3.0"),
+        ("cod10k", "synthetic and not COD10K", "https://github.com/DengPingFan/SINet"),
+        ("nih", "o restriction on use", "o restriction on use"),
+        ("rsna", "with attribution", "with attribution"),
+    ],
+)
+def test_whose_the_images_are_stands_on_the_card_too(name, sample, raw):
+    card = (ROOT / "datasets" / name / "README.md").read_text()
+    for source, words in (("sample", sample), ("raw", raw)):
+        said = data_terms(load_params(ROOT / "params.yaml", [f"data.source={source}"]), name)
+        assert words in said and (words in card or words == "not recorded")
+
+
 def test_the_model_file_says_what_it_is(trained):
     model = SavedModel.load(trained / "model.safetensors")
     assert model.categories == ((1, "square"),)
     assert model.trained_on == "squares" and model.image_size == 64
     assert model.intensity == Intensity() and len(model.sha256) == 64
     assert model.meta["modality"] == ["CR"] and "Research only" in model.meta["intended_use"]
+    assert model.meta["data_terms"] == "drawn squares, public domain"
     assert model.meta["versions"]["torch"] == torch.__version__
     assert model.meta["training"]["images_per_step"] == 2 and len(model.meta["data_sha256"]) == 64
     assert model.meta["epoch"] == 2 and model.meta["validation"]["images"] == 3

@@ -31,6 +31,7 @@ SETTINGS = Settings(
     epochs=2,
     batch_size=2,
     augment="flip",
+    data_terms="drawn squares, public domain",
     train=Train(lr=5e-4, lr_batch=2, warmup=0.1, fused=False),
 )
 SAME = (

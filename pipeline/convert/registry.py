@@ -85,6 +85,9 @@ class Dataset:
         Of the classes of an annotated folder.
     remark : callable or None
         A sentence for the report about an annotated folder.
+    sample_terms, raw_terms : str
+        Whose the images are and under which licence, of the sample and of the full data: what a
+        model trained on them says. In full on the dataset's card.
     """
 
     name: str
@@ -98,6 +101,8 @@ class Dataset:
     supercategory: str = "object"
     signs: tuple[str, ...] = ()
     remark: Callable[[Path], str] | None = None
+    sample_terms: str = ""
+    raw_terms: str = ""
 
     def open(
         self, raw: Path, params: Any = None, *, seed: int = 0, intensity: "Intensity | None" = None

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.config import DatasetName, Params
+from pipeline.convert.registry import find
 from pipeline.data.coco import load_coco
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
@@ -21,12 +22,16 @@ from pipeline.train.settings import Machine, Settings
 from pipeline.work.progress import Progress
 from pipeline.work.workspace import filling
 
+NOT_RECORDED = "not recorded: images of one's own"
+
 
 def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None) -> Path:
     """Train on one converted dataset; return the model file."""
     device = pick_device(params.machine.device)
+    given = coco is not None
     coco, out = coco or DATASETS / name / "coco", out or RUNS / name / "train"
-    spec, settings = detector_spec(params, coco), train_settings(params, name)
+    terms = NOT_RECORDED if given else data_terms(params, name)
+    spec, settings = detector_spec(params, coco), train_settings(params, name, terms)
     machine = train_machine(params, device)
     first = find_processes(machine.devices).rank == 0
     with (
@@ -45,7 +50,14 @@ def box_coverage(params: Params, coco: Path) -> dict[str, str]:
     return coverage_lines(coverage(head, index, params.scale.image_size))
 
 
-def train_settings(params: Params, name: DatasetName) -> Settings:
+def data_terms(params: Params, name: DatasetName) -> str:
+    """Whose the images of `data.source` are and under which licence, as far as it is known."""
+    dataset = find(name)
+    known = dataset.sample_terms if params.data.source == "sample" else dataset.raw_terms
+    return known or NOT_RECORDED
+
+
+def train_settings(params: Params, name: DatasetName, terms: str = NOT_RECORDED) -> Settings:
     """What decides over a training run's result."""
     recipe = params.scale
     return Settings(
@@ -58,6 +70,7 @@ def train_settings(params: Params, name: DatasetName) -> Settings:
         batch_size=recipe.batch_size,
         augment=params.augment[name],
         train=params.train,
+        data_terms=terms,
     )
 
 

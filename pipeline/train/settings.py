@@ -41,6 +41,8 @@ class Settings:
         Sides of multi-scale training; empty: `image_size` alone.
     compiler : str
         Backend that ``train.compile`` takes for backbone and heads.
+    data_terms : str
+        Whose the images are and under which licence, for whoever gets the model.
     """
 
     dataset: str
@@ -53,6 +55,7 @@ class Settings:
     train: Train
     train_sizes: tuple[int, ...] = ()
     compiler: str = "inductor"
+    data_terms: str = ""
 
 
 @dataclass(frozen=True, slots=True)

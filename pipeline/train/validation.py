@@ -21,7 +21,15 @@ from pipeline.train.module import Steps
 from pipeline.train.settings import Evaluator, Settings
 
 INTENDED_USE = "Research only. Not a medical device; not for diagnosis or treatment."
-_ON_TOP = ("dataset", "modality", "image_size", "intensity", "epochs", "seed")  # not in `training`
+_ON_TOP = (  # what is not in `training`
+    "dataset",
+    "data_terms",
+    "modality",
+    "image_size",
+    "intensity",
+    "epochs",
+    "seed",
+)
 
 
 class Validator:

@@ -37,4 +37,7 @@ DATASET = annotated(
         "CCellBio has no public release known to us. Whoever holds it (or any cell images with "
         f"boxes) can put it into the raw folder as one of: {SHAPES}."
     ),
+    sample_terms=(
+        "BCCD (https://github.com/Shenggan/BCCD_Dataset), MIT, Copyright (c) 2017 shenggan"
+    ),
 )

@@ -47,6 +47,16 @@ DATASET = Dataset(
         "Kaggle's davidbroberts/brain-tumor-object-detection-datasets (licence not stated); a "
         "YOLO export of Roboflow. Unpack it into the raw folder."
     ),
+    sample_terms=(
+        "Brain tumor detection, version 1 "
+        "(https://universe.roboflow.com/projettest/brain-tumor-detection-6n4sk/dataset/1), "
+        "CC BY 4.0"
+    ),
+    raw_terms=(
+        "one of: Cheng, figshare 1512427, CC BY 4.0; Ultralytics brain-tumor, AGPL-3.0; "
+        "Kaggle davidbroberts/brain-tumor-object-detection-datasets, not stated; Roboflow, "
+        "each its own"
+    ),
     augment="mri",
     modality=("MR",),
 )

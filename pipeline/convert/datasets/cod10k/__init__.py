@@ -47,5 +47,7 @@ DATASET = Dataset(
         "unpacked, non-commercial use only) and unpack it so that Train/ and Test/ lie in the raw "
         "folder."
     ),
+    sample_terms="synthetic and not COD10K: drawn by this project, Apache-2.0",
+    raw_terms="COD10K (https://github.com/DengPingFan/SINet), non-commercial use only",
     augment="natural",
 )

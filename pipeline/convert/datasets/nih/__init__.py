@@ -13,6 +13,10 @@ class NihParams:
     negatives: NotNegative = 1.0
 
 
+_TERMS = (
+    "NIH ChestX-ray14 (https://nihcc.app.box.com/v/ChestXray-NIHCC), no restriction on "
+    "use; cite Wang et al., CVPR 2017, and acknowledge the NIH Clinical Center"
+)
 DATASET = Dataset(
     "nih",
     "pipeline.convert.datasets.nih.source:Nih",
@@ -23,6 +27,8 @@ DATASET = Dataset(
         "https://nihcc.app.box.com/v/ChestXray-NIHCC (free use; cite Wang et al., CVPR 2017, and "
         "acknowledge the NIH Clinical Center) and put them into one folder."
     ),
+    sample_terms=_TERMS,
+    raw_terms=_TERMS,
     augment="xray",
     modality=("CR", "DX"),
 )

@@ -16,6 +16,11 @@ class RsnaParams:
     mapping: str = ""
 
 
+_TERMS = (
+    "RSNA Pneumonia Detection Challenge "
+    "(https://www.kaggle.com/c/rsna-pneumonia-detection-challenge), any use with "
+    "attribution: Shih et al. 2019, Wang et al. 2017"
+)
 DATASET = Dataset(
     "rsna",
     "pipeline.convert.datasets.rsna.source:Rsna",
@@ -26,6 +31,8 @@ DATASET = Dataset(
         "from https://www.kaggle.com/c/rsna-pneumonia-detection-challenge (any use with "
         "attribution: Shih et al. 2019, Wang et al. 2017) and unpack them into one folder."
     ),
+    sample_terms=_TERMS,
+    raw_terms=_TERMS,
     augment="xray",
     modality=("CR", "DX"),
 )
