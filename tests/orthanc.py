@@ -89,6 +89,7 @@ def orthanc(folder, authority=None):
         "HttpPort": here.http,
         "DicomPort": here.dicom,
         "DicomAet": "ORTHANC",
+        "StableAge": 1,
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": True,
         "RegisteredUsers": {USER: PASSWORD},
