@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from predict_factory import content
+from predict_factory import META, content
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.errors import DescryError
-from pipeline.models.bundle import model_of, network
+from pipeline.models.build import BACKBONES, HEADS, build_detector
+from pipeline.models.bundle import model_of, network, write
+from pipeline.models.params import DetectorSpec
 from pipeline.models.saved import SavedModel
 from pipeline.stages.export import synthetic
 
@@ -140,6 +142,21 @@ def test_a_bundle_gives_the_model_back(bundle):
     weights.write_bytes(b"damaged")
     with pytest.raises(DescryError, match=r"model.pt: not the weights of this bundle"):
         model_of(network(about), about, str(weights))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_bundle_of_every_family_holds_its_weights(backbone, head, tmp_path):
+    spec = DetectorSpec(
+        backbone=backbone, size="micro", head=head, num_classes=2, fpn_channels=16, pool_layers=1
+    )
+    ours = build_detector(spec)
+    write(SavedModel(ours, spec, META), tmp_path / "bundle")
+    about = str(tmp_path / "bundle/configs/model.json")
+    model = model_of(network(about), about, str(tmp_path / "bundle/models/model.pt"))
+    theirs = model.detector.state_dict()
+    assert model.spec == spec and theirs.keys() == ours.state_dict().keys()
+    assert all(torch.equal(theirs[name], value) for name, value in ours.state_dict().items())
 
 
 def test_a_former_bundle_is_replaced_and_anything_else_refused(bundle, tmp_path):

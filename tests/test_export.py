@@ -168,14 +168,14 @@ def storage_format(path):
     return json.loads(entry.value)["format"]
 
 
-@pytest.mark.parametrize("how", ["dynamic", "static"])
+@pytest.mark.parametrize("how", ["dynamic", pytest.param("static", marks=pytest.mark.slow)])
 def test_a_graph_in_8_bits_says_how_far_it_is_and_detects_about_the_same(how, traced, tmp_path):
     (tmp_path / "images").mkdir()
     for i, pixels in enumerate(synthetic(64)):
         Image.fromarray(pixels).save(tmp_path / f"images/{i}.png")
     out = tmp_path / "model.onnx"
     found = run(MODEL, out, "onnx", tmp_path / "images", int8=how)
-    assert found.pictures == 4 and 1e-5 < found.score < 0.02  # it is another graph, and near
+    assert found.pictures == 4 and 1e-6 < found.score < 0.05  # another graph, and near
     program = json.loads(onnx.load(out).metadata_props[0].value)["program"]
     assert program["int8"] == how and storage_format(out) == 1
     kinds = {node.op_type for node in onnx.load(out).graph.node}
@@ -184,7 +184,7 @@ def test_a_graph_in_8_bits_says_how_far_it_is_and_detects_about_the_same(how, tr
         how != "dynamic",
     )
     (ours,), (theirs,) = (open_model(path).detect(synthetic(64)[:1]) for path in (KEPT, out))
-    assert theirs.scores[0] == pytest.approx(ours.scores[0], abs=0.02)
+    assert theirs.scores[0] == pytest.approx(ours.scores[0], abs=0.05)
 
 
 def reweighted(proto):

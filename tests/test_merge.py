@@ -19,7 +19,7 @@ from pipeline.predict.run import predict_folder
 AXIAL = [1, 0, 0, 0, 1, 0]
 
 
-def sliced(folder, number=23):
+def sliced(folder, number=11):
     """Two series against the order of names, a stack, an image, a broken file, a note."""
     folder.mkdir()
     for i in range(number):
@@ -50,7 +50,7 @@ def sharded(folder, out, number, **options):
     [
         (2, {"overlays": "all", "objects": Objects(("sr", "gsps", "sc"))}),
         (5, {"key": b"0123456789abcdef", "pixels": 4}),
-        (40, {"overlays": "none"}),  # more than there are files
+        (20, {"overlays": "none"}),  # more than there are files
     ],
 )
 def test_merged_shards_are_the_bytes_of_one_run(number, options, tmp_path):
@@ -60,10 +60,10 @@ def test_merged_shards_are_the_bytes_of_one_run(number, options, tmp_path):
     shards = sharded(folder, tmp_path / "shards", number, **options)
     before = content(shards)
     merged = merge(shards, tmp_path / "merged")
-    assert merged == summary and merged.counts["files"] == 27 and merged.exit_code == 1
+    assert merged == summary and merged.counts["files"] == 15 and merged.exit_code == 1
     assert content(tmp_path / "merged") == content(tmp_path / "whole")
     timing = json.loads((tmp_path / "merged/timing.json").read_text())
-    assert timing["files"] == 27
+    assert timing["files"] == 15
     assert content(shards) == before
 
 
@@ -76,7 +76,7 @@ def test_a_stopped_merge_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch)
     merge(shards, tmp_path / "whole")
 
     def stops(done, total):
-        if done == 12:
+        if done == 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -84,7 +84,7 @@ def test_a_stopped_merge_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
     seen = []
     merge(shards, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(16, 27), (20, 27), (24, 27), (27, 27)]
+    assert seen == [(12, 15), (15, 15)]
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
@@ -160,7 +160,7 @@ def other_files(shards):
         (changed_run("image_size", 9), "run.json differs in image_size"),
         (changed_run("versions", {}), "run.json differs in versions"),
         (changed_run("options", {"tta": True}), "run.json differs in options"),
-        (other_files, r"not the same \(27 and 28 files"),
+        (other_files, r"not the same \(15 and 16 files"),
         (remove("shard-0002-of-0003/shard"), "shard-0002-of-0003: not a shard"),
         (lambda shards: (shards / "shard-0000-of-0002").mkdir(), "shards of 2 and of 3"),
         (lambda shards: shutil.rmtree(shards), "no finished shard"),
@@ -178,6 +178,6 @@ def test_different_machines_are_named(tmp_path):
     shards = sharded(sliced(tmp_path / "in"), tmp_path / "shards", 3)
     changed_run("device", "cpu, 9 threads")(shards)
     done = CliRunner().invoke(app, ["merge", str(shards), "-o", str(tmp_path / "out")])
-    assert done.exit_code == 1 and "files 27, processed 25, skipped 1, failed 1" in done.output
+    assert done.exit_code == 1 and "files 15, processed 13, skipped 1, failed 1" in done.output
     about = json.loads((tmp_path / "out/run.json").read_text())
     assert about["device"] == "cpu; cpu, 9 threads"

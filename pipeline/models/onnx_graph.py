@@ -167,11 +167,18 @@ def quantised(body: bytes, how: str, batches: Sequence[np.ndarray]) -> bytes:
                     op_types_to_quantize=_TYPES[how],
                     per_channel=True,
                 )
-            return out.read_bytes()
+            return _bare(out.read_bytes())
     except Exception as error:  # they document no set of exceptions
         raise DescryError(f"--int8 {how}: onnxruntime refuses the graph ({error})") from error
     finally:
         quiet.setLevel(level)
+
+
+def _bare(content: bytes) -> bytes:
+    """A graph without the tools' remarks."""
+    proto = imported("onnx", "--int8").load_model_from_string(content)
+    del proto.metadata_props[:]
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _calibration(tools: Any, batches: Sequence[np.ndarray]) -> Any:
