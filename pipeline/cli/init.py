@@ -13,11 +13,11 @@ def init(
     folder: Annotated[Path, typer.Argument(help="The project; new, or an existing one.")] = Path(),
     data: Annotated[
         Path | None,
-        typer.Option(help="Images with COCO, VOC or YOLO files or masks: a dataset of your own."),
+        typer.Option(help="Images with boxes or masks, volumes, DICOM: a dataset of your own."),
     ] = None,
     name: Annotated[str, typer.Option(help="Of the dataset; default: that of --data.")] = "",
     layout: Annotated[
-        str, typer.Option(help="auto, coco, voc, yolo or masks, where it is not evident.")
+        str, typer.Option(help="coco, voc, yolo, masks, csv, ..., where it is not evident.")
     ] = "auto",
     augment: Annotated[
         str, typer.Option(help="none, flip, xray, mri, microscopy or natural.")
