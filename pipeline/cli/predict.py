@@ -9,6 +9,7 @@ from pipeline.cli.paths import CHECKPOINT, there
 from pipeline.errors import DescryError
 
 READ, LOOK, WRITE, ARCHIVE = "Reading", "Detecting", "Results", "Archives"
+ENGINES = ("local", "ray")
 Words = Annotated[list[str] | None, typer.Option(help="Only these.", rich_help_panel=READ)]
 
 
@@ -114,6 +115,13 @@ def predict(
     shard: Annotated[
         int, typer.Option(help="Which of them this is, from 0.", rich_help_panel=READ)
     ] = 0,
+    engine: Annotated[
+        str,
+        typer.Option(help="local, or ray: the cluster of RAY_ADDRESS.", rich_help_panel=READ),
+    ] = "local",
+    cpus: Annotated[
+        int, typer.Option(help="With --engine ray: cores of a task.", rich_help_panel=READ)
+    ] = 2,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say what would be read.", rich_help_panel=READ),
@@ -160,6 +168,12 @@ def predict(
         raise DescryError("predict: give either a folder or --from URL")
     if origin and num_shards > 1:
         raise DescryError("--num-shards: with --from, give each machine its own --query instead")
+    if engine not in ENGINES:
+        raise DescryError(f"--engine {engine}: must be one of {', '.join(ENGINES)}")
+    if engine == "ray" and (origin or to or shard):
+        raise DescryError("--engine ray: looks at a folder; leave out --from, --to and --shard")
+    if cpus < 1:
+        raise DescryError(f"--cpus {cpus}: must be 1 or more")
     if key_file and not pseudonymise:
         raise DescryError("--key-file: goes with --pseudonymise")
     if query and not origin:
@@ -214,7 +228,14 @@ def predict(
         for line in listed:
             typer.echo(line)
         return
-    counts, code = stage.predict(source, out, checkpoint, options, device, archives)
+    if engine == "ray":
+        from pipeline.stages import cluster
+
+        assert source is not None
+        done = cluster.predict(source, out, checkpoint, options, device, cpus)
+        counts, code = done.counts, done.exit_code
+    else:
+        counts, code = stage.predict(source, out, checkpoint, options, device, archives)
     _say(counts, out)
     raise typer.Exit(code)
 

@@ -1,6 +1,5 @@
 """Frames in, detections out: batches across files, on threads of their own."""
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pipeline.data.intensity import Intensity
 from pipeline.data.masks import SoftMask, encode
 from pipeline.data.results import BOX_DECIMALS, SCORE_DECIMALS
 from pipeline.predict.records import Ended, FileResult, FrameResult, Picture
+from pipeline.work.pool import cores as usable_cores
 
 # Calls of the model at a time. Decoding and computing never take equally long, so that with one
 # call the cores of one wait for the other; a second call fills them.
@@ -295,7 +295,7 @@ def fill(
         frame.masks = [encode(masks[i].pixels(height, width, boxes[i])) for i in places]
 
 
-def share_cores(device: str, workers: int) -> tuple[int, str]:
+def share_cores(device: str, workers: int, cores: int = 0) -> tuple[int, str]:
     """Divide the cores, and tell PyTorch of its share: else the two get in each other's way.
 
     Parameters
@@ -305,6 +305,8 @@ def share_cores(device: str, workers: int) -> tuple[int, str]:
     workers : int
         Decoding processes; -1: half of the cores beside a model on the CPU, all but one beside
         a GPU.
+    cores : int
+        To be divided; 0: those that this process may use.
 
     Returns
     -------
@@ -314,8 +316,7 @@ def share_cores(device: str, workers: int) -> tuple[int, str]:
     """
     import torch  # here: the worker processes of a run do without
 
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    there = there or 1
+    there = cores or usable_cores()
     if workers < 0:
         workers = max(1, there // 2 if device == "cpu" else there - 1)
     if device != "cpu":
