@@ -155,6 +155,22 @@ def test_own_coco_keeps_polygons_as_run_lengths_and_boxes_as_outlines(tmp_path: 
     assert second["segmentation"] == [[2, 1, 5, 1, 5, 4, 2, 4]]
 
 
+def test_outlines_of_yolo_become_masks(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for folder in ("images", "labels"):
+        (raw / "train" / folder).mkdir(parents=True)
+    Image.fromarray(np.arange(80, dtype=np.uint8).reshape(8, 10)).save(raw / "train/images/a.png")
+    rows = ["0 0.2 0.25 0.6 0.25 0.6 0.75 0.4 0.75", "0 0.5 0.5 0.2 0.25"]
+    (raw / "train/labels/a.txt").write_text("\n".join(rows))
+    (raw / "data.yaml").write_text("names: [cell]\n")
+    source = AnnotatedFolder(raw, FolderParams(layout="yolo"))
+    convert(source, tmp_path / "coco", seed=0, val_fraction=0.2, test_fraction=0.2, progress=False)
+    (_, first), (_, second) = annotations(tmp_path / "coco")
+    mask = decode(first["segmentation"]["counts"], 8, 10)
+    assert first["bbox"] == [2, 2, 4, 4] and mask[2:6, 2:6].sum() == mask.sum() == 12  # its area
+    assert second["segmentation"] == [[4, 3, 6, 3, 6, 5, 4, 5]]
+
+
 def test_soft_masks_follow_the_image() -> None:
     values = np.zeros((2, 3), dtype=np.float32)
     values[:, 1] = 1.0

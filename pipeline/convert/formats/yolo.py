@@ -9,7 +9,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,7 @@ from pipeline.convert.formats.folders import (
 from pipeline.convert.formats.pictures import displayed_size, files_below
 from pipeline.convert.formats.yolo_names import ClassNames, find_names
 from pipeline.convert.records import Box, Ledger, Record
+from pipeline.convert.segmentation import segmentation_text
 from pipeline.errors import DescryError
 
 log = logging.getLogger(__name__)
@@ -196,7 +197,9 @@ class YoloLayout:
         width, height = size
         # A millionth of a pixel is below what any label file states and above rounding noise.
         x, y = round(x0 * width, 6), round(y0 * height, 6)
-        return Box(x, y, round((x1 - x0) * width, 6), round((y1 - y0) * height, 6), label, where)
+        extent = (x, y, round((x1 - x0) * width, 6), round((y1 - y0) * height, 6))
+        mask = _polygon(text, size, extent) if kind == "outline" else ""
+        return Box(*extent, label, where, mask=mask)
 
     def _orphan(self, label: Path, ledger: Ledger) -> None:
         """Account for a label file that belongs to no image."""
@@ -275,6 +278,13 @@ def parse_row(text: str, keypoints: int = 0) -> tuple[int, tuple[float, float, f
         return int(index), (min(xs), min(ys), max(xs), max(ys)), kind
     cx, cy, w, h = values
     return int(index), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), kind
+
+
+def _polygon(text: str, size: tuple[int, int], extent: Sequence[float]) -> str:
+    """The outline of a row, which `parse_row` has taken, as the mask of its box."""
+    values = [float(token) for token in text.split()[1:]]
+    points = [round(v * size[i % 2], 6) for i, v in enumerate(values)]
+    return segmentation_text([points], extent)
 
 
 def _kind_of(count: int, keypoints: int) -> Kind | None:
