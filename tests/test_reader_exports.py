@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_readers import BOX, ROW, SIZE, boxes_of, coco_file, picture, reasons, xml
+from test_readers import BOX, OPTIONS, ROW, SIZE, boxes_of, coco_file, picture, reasons, xml
 from toy_source import opened
 
+from pipeline.convert import convert
 from pipeline.convert.formats.box_tables import format_of
 from pipeline.convert.records import Ledger
 
@@ -304,3 +305,38 @@ def test_an_image_whose_row_has_no_box_is_a_negative(tmp_path):
 )
 def test_other_tables_are_none_of_boxes(fields):
     assert format_of(fields) is None
+
+
+def png(values: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8) * 255).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+DIAMOND = np.array([[min(r, 7 - r) + min(c, 7 - c) >= 3 for c in range(8)] for r in range(8)])
+MASKS = [
+    ({"a.json": labelme("a.png", {"shape_type": "polygon", "points": OUTLINE})}, 32),
+    (
+        {
+            "a.json": labelme(
+                "a.png",
+                {"shape_type": "mask", "points": [[16, 6], [23, 13]], "mask": png(DIAMOND)},
+            )
+        },
+        int(DIAMOND.sum()),
+    ),
+    ({"a.json": labelme("a.png")}, 64),  # a rectangle is its box
+    ({"a.geojson": qupath("Polygon", [OUTLINE])}, 32),
+    ({"x.json": datumaro(type="polygon", points=[p for c in OUTLINE for p in c])}, 32),
+]
+
+
+@pytest.mark.parametrize(("files", "area"), MASKS)
+def test_outlines_and_masks_of_exports_are_kept(tmp_path, files, area):
+    coco_tools = pytest.importorskip("pycocotools.coco")
+    raw = folder(tmp_path / "set", "a.png", files)
+    convert(opened("spots", raw), tmp_path / "out", **OPTIONS)
+    found = [coco_tools.COCO(str(file)) for file in (tmp_path / "out/annotations").iterdir()]
+    (mask,) = [coco.annToMask(entry) for coco in found for entry in coco.anns.values()]
+    assert mask.shape == (20, 40) and mask[9:11, 19:21].all() and abs(int(mask.sum()) - area) <= 8
+    assert mask[:6].sum() == mask[14:].sum() == 0

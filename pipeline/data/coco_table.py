@@ -149,7 +149,7 @@ class _Columns:
         self.numbers.extend((entry.id, entry.image_id, entry.category_id, entry.iscrowd))
         self.boxes.extend(entry.bbox)
         shape = bytes(entry.segmentation)
-        if is_mask(msgspec.json.decode(shape), list(entry.bbox)):
+        if shape != b"null" and is_mask(msgspec.json.decode(shape), list(entry.bbox)):
             self.shapes += shape
         self.ends.append(len(self.shapes))
 

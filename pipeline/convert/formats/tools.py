@@ -8,13 +8,14 @@ it (RFC 7946, in pixels of the full resolution), datumaro 1.0 (``items``).
 import json
 import zlib
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.convert.formats.folders import (
@@ -30,6 +31,7 @@ from pipeline.convert.formats.listed import ListedImages, Listing
 from pipeline.convert.formats.masks import segmentation_extent
 from pipeline.convert.formats.pictures import files_below
 from pipeline.convert.records import Box, Ledger, Record
+from pipeline.convert.segmentation import as_text, segmentation_text
 from pipeline.errors import DescryError
 
 Extent = tuple[float, float, float, float]
@@ -160,7 +162,7 @@ class ToolLayout:
 
     def _box(self, shape: Any, where: str) -> Box:
         try:
-            label, extent, angle = _READERS[self.tool].shape(shape, self.declared)
+            label, extent, angle, mask = _READERS[self.tool].shape(shape, self.declared)
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise InvalidRow(_MALFORMED, f"{type(error).__name__}: {error}") from error
         if not label:
@@ -170,7 +172,7 @@ class ToolLayout:
         if angle:
             self.images.notes[ROTATED] += 1
             extent = enclosing(*extent, angle)
-        return Box(*extent, label, where)
+        return Box(*extent, label, where, mask=mask)
 
     def _declare(self, names: list[str]) -> None:
         """Enter the classes of a file; ids stand for names, so all files must agree."""
@@ -203,7 +205,8 @@ def _split_of(file: Path, base: Path, tool: str) -> str | None:
     return next((SPLIT_NAMES[n.lower()] for n in names if n.lower() in SPLIT_NAMES), None)
 
 
-Reading = tuple[str, Extent, float]  # class, extent, degrees by which it is turned
+# Class, extent, degrees by which it is turned, and its mask as a `Box` holds it.
+Reading = tuple[str, Extent, float, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +239,15 @@ def _labelme_shape(shape: Mapping[str, Any], _: list[str]) -> Reading:
     if kind == "circle":
         (x, y), (across, down) = points
         radius = ((across - x) ** 2 + (down - y) ** 2) ** 0.5
-        return label, (x - radius, y - radius, 2 * radius, 2 * radius), 0.0
-    if kind in ("rectangle", "polygon", "rotation"):
-        return label, _extent(points), 0.0
+        return label, (x - radius, y - radius, 2 * radius, 2 * radius), 0.0, ""
+    if kind == "rectangle":
+        return label, _extent(points), 0.0, ""
+    if kind in ("polygon", "rotation"):
+        return label, *_polygons([points])
     if kind == "mask":  # its first and last row and column
-        return label, _extent(points, pixels=1), 0.0
+        extent = _extent(points, pixels=1)
+        inside = _png(b64decode(shape["mask"])) if shape.get("mask") else None
+        return label, extent, 0.0, "" if inside is None else _placed(inside, extent)
     raise InvalidRow(NO_AREA, str(kind))
 
 
@@ -253,26 +260,47 @@ def _supervisely_shape(shape: Mapping[str, Any], _: list[str]) -> Reading:
     """Corners are pixels that belong to the object (``Rectangle.width`` of its SDK)."""
     kind, label = shape["geometryType"], str(shape["classTitle"])
     if kind in ("rectangle", "polygon"):
-        return label, _extent(shape["points"]["exterior"], pixels=1), 0.0
+        return label, _extent(shape["points"]["exterior"], pixels=1), 0.0, ""
     if kind == "bitmap":
-        return label, _bitmap(shape["bitmap"]), 0.0
+        return label, *_bitmap(shape["bitmap"])
     raise InvalidRow(NO_AREA, str(kind))
 
 
-def _bitmap(bitmap: Mapping[str, Any]) -> Extent:
-    """Extent of a mask: a PNG, deflated, in base 64, and where its first pixel lies."""
+def _bitmap(bitmap: Mapping[str, Any]) -> tuple[Extent, float, str]:
+    """Extent and mask of a PNG, deflated, in base 64, and where its first pixel lies."""
     try:
-        with Image.open(BytesIO(zlib.decompress(b64decode(bitmap["data"])))) as image:
-            clear = "A" in image.mode or "transparency" in image.info
-            inside = np.asarray(image.convert("RGBA").getchannel("A" if clear else "R")) > 0
-    except (zlib.error, OSError, SyntaxError) as error:
+        inside = _png(zlib.decompress(b64decode(bitmap["data"])))
+    except zlib.error as error:
         raise InvalidRow(_MALFORMED, f"bitmap: {error}") from error
     if not inside.any():
         raise InvalidRow(NO_AREA, "empty bitmap")
     rows, columns = np.nonzero(inside)
-    x, y = (float(v) for v in bitmap["origin"])
+    x, y = (int(v) for v in bitmap["origin"])
     corners = ((columns.min() + x, rows.min() + y), (columns.max() + x, rows.max() + y))
-    return _extent(corners, pixels=1)
+    return _extent(corners, pixels=1), 0.0, as_text(inside, x, y)
+
+
+def _png(content: bytes) -> NDArray[np.bool_]:
+    """Pixels of an object mask (H, W): what is not clear or, without transparency, not black."""
+    try:
+        with Image.open(BytesIO(content)) as image:
+            clear = "A" in image.mode or "transparency" in image.info
+            return np.asarray(image.convert("RGBA").getchannel("A" if clear else "R")) > 0
+    except (OSError, SyntaxError) as error:
+        raise InvalidRow(_MALFORMED, f"bitmap: {error}") from error
+
+
+def _placed(inside: NDArray[np.bool_], extent: Extent) -> str:
+    """The mask of an object that fills its extent; none where the two do not agree."""
+    agree = inside.any() and inside.shape == (extent[3], extent[2])
+    return as_text(inside, int(extent[0]), int(extent[1])) if agree else ""
+
+
+def _polygons(rings: Sequence[Any]) -> tuple[Extent, float, str]:
+    """Extent and mask of outlines, as COCO has them."""
+    extent = _extent([point for ring in rings for point in ring])
+    flat = [[float(v) for point in ring for v in point[:2]] for ring in rings]
+    return extent, 0.0, segmentation_text(flat, extent)
 
 
 def _qupath_images(content: Any, file: Path) -> list[Told]:
@@ -287,8 +315,7 @@ def _qupath_shape(shape: Mapping[str, Any], _: list[str]) -> Reading:
     rings = {"Polygon": [geometry["coordinates"]], "MultiPolygon": geometry["coordinates"]}
     if geometry["type"] not in rings:
         raise InvalidRow(NO_AREA, str(geometry["type"]))
-    outer = [point for polygon in rings[geometry["type"]] for point in polygon[0]]
-    return label, _extent(outer), 0.0
+    return label, *_polygons([polygon[0] for polygon in rings[geometry["type"]]])
 
 
 def _labels(content: Any) -> list[Mapping[str, Any]]:
@@ -312,15 +339,12 @@ def _datumaro_shape(shape: Mapping[str, Any], names: list[str]) -> Reading:
     if kind == "bbox":
         x, y, width, height = (float(value) for value in shape["bbox"])
         turned = (shape.get("attributes") or {}).get("rotation")
-        return label, (x, y, width, height), angle_of(turned) if turned is not None else 0.0
-    extent = None
-    if kind == "polygon":
-        extent = segmentation_extent([shape["points"]])
-    elif kind == "mask":
-        extent = segmentation_extent(shape["rle"])
+        return label, (x, y, width, height), angle_of(turned) if turned is not None else 0.0, ""
+    told = {"polygon": [shape.get("points")], "mask": shape.get("rle")}.get(kind)
+    extent = segmentation_extent(told)
     if extent is None:
         raise InvalidRow(NO_AREA, str(kind))
-    return label, extent, 0.0
+    return label, extent, 0.0, segmentation_text(told, extent)
 
 
 _READERS = {
