@@ -281,6 +281,15 @@ def test_a_program_that_detects_something_else_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("task", ["instances", "semantic"])
+def test_masks_have_no_form(task, tmp_path):
+    spec = DetectorSpec(backbone="vit", size="micro", task=task, num_classes=2, fpn_channels=16)
+    SavedModel(build_detector(spec), spec, META).save(tmp_path / "model.safetensors")
+    with pytest.raises(DescryError, match=f"a model of model.task={task} finds masks"):
+        run(tmp_path / "model.safetensors", tmp_path / "model.onnx", "onnx", None)
+    assert not (tmp_path / "model.onnx").exists()
+
+
 def test_what_has_no_form_is_said_and_not_written(monkeypatch, tmp_path):
     def refuses(*_, **__):
         raise RuntimeError("no such operator")

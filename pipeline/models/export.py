@@ -164,8 +164,14 @@ def export(model: SavedModel, path: Path, form: Form, pictures: Sequence[np.ndar
     Raises
     ------
     DescryError
-        When a part of the model has no form there, or detections differ; nothing is written.
+        When a part of the model has no form there (masks have none), or detections differ; nothing
+        is written.
     """
+    if (task := model.spec.task) != "detect":
+        raise DescryError(
+            f"--to {form.to}: a model of model.task={task} finds masks, which have no form there; "
+            f"--to monai takes it as it is"
+        )
     candidates = Candidates(model.detector, model.image_size).eval()
     program = _traced(model, candidates)
     try:
