@@ -1,8 +1,11 @@
 # make repro   environment, install, the whole pipeline on the embedded samples
 # make test    environment, install, lint, types, fast tests
 # make docs    the documentation as HTML
-# make release the wheel, its checksum and the licences of what it needs
+# make release the wheel, its checksum, licences and bill of materials of what it needs
+# make lock    requirements.lock anew, after a change of constraints.txt
+# make audit   known vulnerabilities of what is installed
 # make slow    the tests marked slow: whole pipelines, resumed trainings, exports, a browser
+# make faults  every command under every fault (make test: a sample of them)
 # All are idempotent; the second time they only do what is left to do.
 
 PYTHON ?= python3
@@ -14,7 +17,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Two processes of one thread each: small tensors gain nothing from threads.
 PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal
 
-.PHONY: repro test slow lint docs release install clean
+.PHONY: repro test slow faults lint docs release lock audit install clean
 install: $(READY)
 
 repro: $(READY)
@@ -25,7 +28,10 @@ test: lint
 	$(PYTEST) -m "not slow and not gpu"
 
 slow: $(READY)
-	$(PYTEST) -m "slow and not gpu" --durations=10
+	$(PYTEST) -m "slow and not gpu and not faults" --durations=10
+
+faults: $(READY)
+	$(PYTEST) -m faults tests/faults
 
 lint: $(READY)
 	ruff check .
@@ -43,12 +49,23 @@ release: $(READY)
 	python tools/release.py
 	@cat dist/SHA256SUMS
 
-$(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "descry needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+# The versions of constraints.txt with the hashes of their files, for every platform.
+lock:
+	pipx run uv pip compile pyproject.toml --all-extras --universal --python-version 3.11.5 \
+	  --generate-hashes --constraint constraints.txt --no-header --quiet \
+	  --output-file requirements.lock
+
+# Known vulnerabilities of these versions; asks the package index.
+audit:
+	pipx run pip-audit --requirement requirements.lock --require-hashes --disable-pip
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' || \
+	  { echo "these versions need Python 3.11.5 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 clean:

@@ -2,11 +2,12 @@
 
 import csv
 import errno
+import fcntl
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,9 +15,49 @@ _FORMULA = re.compile(r"[=@\t\r]|[-+](?![\d.]+([eE][-+]?\d+)?$)")  # numbers are
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+_held: set[int] = set()
+
+
+def hold(path: Path) -> int | None:
+    """Lock a file, made if need be, for this process; None when another holds it.
+
+    The lock ends with `release`, or with the process: what it has forked does not keep it.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        with suppress(FileNotFoundError):  # removed in between by the one that held it
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                _held.add(descriptor)
+                return descriptor
+        os.close(descriptor)
+
+
+def release(descriptor: int) -> None:
+    """Give up what `hold` gave."""
+    _held.discard(descriptor)
+    os.close(descriptor)
+
+
+def _let_go() -> None:
+    """Close the parent's locks in a fork, which may outlive it; they stay the parent's."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary sibling of `path`; rename it over `path` when the block succeeds.
+
+    What a killed process leaves of it has the name that the next one takes, so nothing piles up.
 
     Parameters
     ----------
@@ -26,7 +67,10 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         ``"w"`` for UTF-8 text with LF line ends, ``"wb"`` for bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
+    lock = hold(temporary)
+    if lock is None:  # another process is writing the same file: the last one wins
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         with temporary.open(mode, **text) as stream:  # type: ignore[call-overload]
@@ -34,8 +78,12 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        if lock is not None:
+            release(lock)
 
 
 def write_json(path: Path, value: object) -> None:

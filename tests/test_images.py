@@ -1,8 +1,10 @@
 """What image files hold, by kind: the right value of each."""
 
 import io
+import os
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.convert.formats.pictures import displayed_size
-from pipeline.data.images import read_image
+from pipeline.data.images import ImageError, read_image
 
 GREY = np.array([[1000, 2000, 3001], [40_000, 50_005, 65_535]], np.uint16)  # (2, 3)
 COLOUR = np.stack([GREY, GREY // 3, 65_535 - GREY], axis=-1)
@@ -150,3 +152,17 @@ def test_a_sound_jpeg_is_read_whatever_its_exif_block(tmp_path, block):
     image = read_image(tmp_path / "a.jpg")
     assert image.orientation == 1 and image.verbatim
     assert displayed_size(tmp_path / "a.jpg") == (6, 4)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, make):
+    make(tmp_path / "a.png")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_broken_tiff_is_refused_whatever_pillow_raises():
+    # Pillow 12: TypeError "Missing dimensions", of a TIFF that has none
+    content = b"II*\0\x08\0\0\0\x01\0\x15\x01\x03\0\x01\0\0\0\x01\0\0\0\0\0\0\0"
+    with pytest.raises(ImageError):
+        read_image(io.BytesIO(content))

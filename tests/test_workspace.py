@@ -3,15 +3,21 @@
 import errno
 import logging
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from pipeline.atomic import hold, release, replacing
 from pipeline.errors import DescryError
 from pipeline.work import progress
 from pipeline.work.journal import Journal
 from pipeline.work.progress import Progress
 from pipeline.work.workspace import UNFINISHED, Kind, Workspace, filling, open_workspace
 
+ROOT = Path(__file__).parents[1]
 KIND = Kind("a conversion", "report.json", "descry conversion")
 
 # --- journal ---
@@ -216,3 +222,60 @@ def test_what_is_not_to_be_shown_is_silent(monkeypatch, caplog):
     with Progress("train", "steps", 3, shown=False) as shown:
         shown.advance()
     assert caplog.messages == [] and shown.done == 1
+
+
+# --- files that are whole or absent ---
+
+HALF = """
+import os, sys
+from pathlib import Path
+from pipeline.atomic import replacing
+with replacing(Path(sys.argv[1])) as stream:
+    stream.write("half")
+    stream.flush()
+    os.kill(os.getpid(), int(sys.argv[2]))
+    sys.stdin.read()
+"""
+
+
+def half_written(path, number):
+    command = [sys.executable, "-c", HALF, str(path), str(int(number))]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE)
+
+
+def test_what_a_killed_process_left_is_taken_over(tmp_path):
+    half_written(tmp_path / "a.txt", signal.SIGKILL).communicate()
+    assert [path.name for path in tmp_path.iterdir()] == [".a.txt.tmp"]
+    with replacing(tmp_path / "a.txt") as stream:
+        stream.write("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+def test_two_may_write_one_file_and_neither_is_half(tmp_path):
+    other = half_written(tmp_path / "a.txt", signal.SIGSTOP)
+    os.waitid(os.P_PID, other.pid, os.WSTOPPED)
+    with replacing(tmp_path / "a.txt") as stream:
+        stream.write("whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    other.send_signal(signal.SIGCONT)
+    other.communicate()
+    assert (tmp_path / "a.txt").read_text() == "half"  # its last word, as a whole
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_fork_that_outlives_a_run_does_not_hold_its_lock(tmp_path):
+    descriptor = hold(tmp_path / "lock")
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        os.close(writer)
+        os.read(reader, 1)  # lives until the parent lets it go
+        os._exit(0)
+    assert hold(tmp_path / "lock") is None
+    release(descriptor)
+    again = hold(tmp_path / "lock")
+    os.close(writer)
+    os.waitpid(child, 0)
+    os.close(reader)
+    assert again is not None
+    release(again)

@@ -24,7 +24,7 @@ from pipeline.cli.init import init
 from pipeline.cli.paths import CHECKPOINT, there
 from pipeline.cli.predict import merge, predict
 from pipeline.cli.show import show
-from pipeline.errors import DescryError
+from pipeline.errors import DescryError, first_line, is_out_of_memory
 
 if TYPE_CHECKING:
     from pipeline.config import DatasetName, Params
@@ -330,6 +330,8 @@ def _dataset(params: "Params", name: str) -> "DatasetName":
 
 def _words(error: Exception) -> str:
     """What an error says; of the system's errors the file and the reason."""
+    if is_out_of_memory(error):
+        return f"out of memory ({first_line(error)})"
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     return str(error)
@@ -340,8 +342,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         app()
-    except (DescryError, OSError) as error:
-        if os.environ.get(DEBUG):
+    except (DescryError, OSError, MemoryError, RuntimeError) as error:
+        ours = isinstance(error, DescryError | OSError) or is_out_of_memory(error)
+        if os.environ.get(DEBUG) or not ours:
             raise
         typer.echo(f"error: {_words(error)}", err=True)
         sys.exit(2)

@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.atomic import replacing
 from pipeline.data.geometry import shrink
+from pipeline.data.images import opened
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
 from pipeline.data.pixels import load_pixels
@@ -70,7 +71,7 @@ class PictureSource:
 
     def _key(self, i: int) -> str:
         """Content of the file, and the size that it was checked against."""
-        with self.index.file(i).open("rb") as stream:
+        with opened(self.index.file(i)) as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         width, height = self.index.sizes[i]
         return f"{content}-{width}x{height}"

@@ -4,14 +4,21 @@ Grey stays grey, colour becomes RGB, 16 bits stay 16 bits, an EXIF orientation i
 alpha channel is dropped, of several pages the first is read. DICOM is read by `pipeline.dicom`.
 """
 
+import errno
+import stat
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, Protocol, overload
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from pipeline.errors import first_line
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 _ORIENTATION, _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC = 0x0112, 256, 257, 258, 262  # tags
@@ -30,6 +37,22 @@ MAX_PIXELS = 300_000_000  # of an image that is read; a slide tile may have as m
 # Pillow warns above its limit and stops at twice as many: here the warning is an error.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+class Openable(Protocol):
+    """What a file is read from: a `Path`, or anything else that opens like one."""
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """Open for reading bytes; the stream can seek."""
+        ...
+
+
+TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+# What Pillow raises of damaged files; it documents no set.
+DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+    EOFError, RuntimeError, AssertionError, struct.error, zlib.error, *TOO_LARGE,
+)  # fmt: skip
 
 
 class ImageError(Exception):
@@ -60,6 +83,23 @@ class DecodedImage:
     verbatim: bool
 
 
+@overload
+def opened(source: Path) -> BufferedReader: ...
+@overload
+def opened(source: Openable) -> BinaryIO: ...
+def opened(source: Openable) -> BinaryIO:
+    """Open a regular file for reading; a pipe has the reader wait for ever, a device has no end.
+
+    Raises
+    ------
+    OSError
+        When it is none, or cannot be opened.
+    """
+    if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(source))
+    return source.open("rb")
+
+
 def read_image(source: Path | BinaryIO) -> DecodedImage:
     """Decode an ordinary image file, or an open one, completely.
 
@@ -73,7 +113,7 @@ def read_image(source: Path | BinaryIO) -> DecodedImage:
     """
     if isinstance(source, Path):
         # Open, since Pillow maps a named TIFF into memory, and wrongly if it is to be turned.
-        with source.open("rb") as stream:
+        with opened(source) as stream:
             return read_image(stream)
     try:
         with Image.open(source) as image:
@@ -88,12 +128,12 @@ def read_image(source: Path | BinaryIO) -> DecodedImage:
             notes += _pages(image)
     except FileNotFoundError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except TOO_LARGE as error:
         raise ImageError(f"more than {MAX_PIXELS // 10**6} million pixels") from error
     except UnidentifiedImageError as error:
         raise ImageError("not an image that Pillow can identify") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(str(error)) from error
+    except DAMAGE as error:
+        raise ImageError(first_line(error)) from error
     notes = (("EXIF orientation applied",) if orientation != 1 else ()) + notes
     verbatim = not notes and kind in ("JPEG", "PNG")
     return DecodedImage(pixels, orientation, stored_size, notes, verbatim)
@@ -144,7 +184,7 @@ def _pages(image: Image.Image) -> tuple[str, ...]:
     """A note where the file has more than the one image that was read."""
     try:
         several = getattr(image, "n_frames", 1) > 1
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except DAMAGE:
         return ()
     # In a JPEG the further images are previews of the first (CIPA DC-007).
     return ("first of several pages taken",) if several and image.format != "MPO" else ()

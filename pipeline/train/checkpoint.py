@@ -4,7 +4,6 @@ One folder for each run, named by a digest of its parameters, its data, our code
 that compute; in it one checkpoint at a time.
 """
 
-import fcntl
 import hashlib
 import json
 import random
@@ -20,11 +19,13 @@ import torch
 from torch import Tensor
 
 from pipeline.atomic import replacing
+from pipeline.data.images import opened
 from pipeline.data.index import CocoIndex
 from pipeline.dependencies import STAGES, code_digest
 from pipeline.errors import DescryError
 from pipeline.train.guards import naming_a_full_disk
 from pipeline.versions import version_of
+from pipeline.work.workspace import locked
 
 _PACKAGES = (
     "torch",
@@ -78,9 +79,11 @@ class RunFolder:
             return
         this = f"{self.path}: another process is training this very configuration"
         other = f"{out}: another process is training into this folder"
+        for folder in (self.path, out.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         with (
-            _locked(self.path / "lock", f"{this}; wait for it, or end it"),
-            _locked(out.parent / f".{out.name}.lock", f"{other}; wait for it, or give another"),
+            locked(self.path / "lock", f"{this}; wait for it, or end it"),
+            locked(out.parent / f".{out.name}.lock", f"{other}; wait for it, or give another"),
         ):
             for half_written in self.path.glob(".*.tmp"):
                 half_written.unlink()
@@ -113,19 +116,6 @@ class RunFolder:
     def remove(self) -> None:
         """Forget the run, which is done."""
         shutil.rmtree(self.path)
-
-
-@contextmanager
-def _locked(path: Path, taken: str) -> Iterator[None]:
-    """Hold a lock while the block runs; that of a killed process is gone with it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            # flock would be inherited by loader processes, which outlive a killed run a while
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise DescryError(taken) from None
-        yield
 
 
 def _bytes(value: Any) -> int:
@@ -172,7 +162,7 @@ def data_digest(splits: Sequence[CocoIndex]) -> str:
 
 
 def _file_digest(path: Path) -> bytes:
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 
 

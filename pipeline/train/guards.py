@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pipeline.atomic import unwritable, write_json
-from pipeline.errors import DescryError
+from pipeline.errors import DescryError, first_line, is_out_of_memory
 
 MIB = 2**20
 
@@ -71,13 +71,11 @@ def naming_knobs(knobs: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        words = str(error)  # torch's CPU allocator and its loaders have no exception of their own
-        named = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not (named or "can't allocate memory" in words or "out of memory" in words):
+        if not (is_out_of_memory(error) or isinstance(error, torch.OutOfMemoryError)):
             raise
         now = ", ".join(f"{name} = {value}" for name, value in knobs.items())
         raise DescryError(
-            f"out of memory ({words.splitlines()[0] if words else 'no details'}). Now: {now}. "
+            f"out of memory ({first_line(error)}). Now: {now}. "
             "What helps, in this order: half the batch_size and twice train.accumulate (as many "
             "images a step), train.precision: bf16, train.gradient_checkpointing: true, a "
             "smaller image_size (memory grows with its square, or faster)"

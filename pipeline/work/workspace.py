@@ -6,7 +6,6 @@ other files, `filling` marks the folder instead, until all is there.
 """
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.atomic import unwritable
+from pipeline.atomic import hold, release, unwritable
 from pipeline.errors import DescryError
 
 UNFINISHED = "UNFINISHED"  # the mark of `filling`
@@ -108,7 +107,7 @@ def open_workspace(out: Path, kind: Kind) -> Iterator[Workspace]:
     space = Workspace(out.resolve())
     try:
         space.out.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(space.lock, space.out):
+        with locked(space.lock, _taken(space.out)):
             _recover(space)
             _check_replaceable(space.out, kind)
             space.state.mkdir(parents=True, exist_ok=True)
@@ -152,7 +151,7 @@ def filling(out: Path) -> Iterator[None]:
     mark = out / UNFINISHED
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with _locked(mark, out, keep=True):
+        with locked(mark, _taken(out), keep=True):
             os.utime(mark)
             try:
                 yield
@@ -175,29 +174,31 @@ def _changed_since(mark: Path) -> bool:
 
 
 @contextmanager
-def _locked(lock: Path, out: Path, keep: bool = False) -> Iterator[None]:
-    """Hold a lock file; the system frees it when the process ends. `keep` leaves it there."""
-    descriptor = _take(lock, out)
+def locked(lock: Path, taken: str, keep: bool = False) -> Iterator[None]:
+    """Hold a lock file; the system frees it when the process ends.
+
+    Parameters
+    ----------
+    lock : Path
+    taken : str
+        What to say when another run holds it.
+    keep : bool
+        Leave the file there.
+
+    Raises
+    ------
+    DescryError
+    """
+    descriptor = hold(lock)
+    if descriptor is None:
+        raise DescryError(taken)
     try:
         yield
     finally:
         if not keep:
             lock.unlink(missing_ok=True)
-        os.close(descriptor)
+        release(descriptor)
 
 
-def _take(lock: Path, out: Path) -> int:
-    """Open and lock the file; again if it was removed in between by the run that held it."""
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise DescryError(
-                f"--out {out}: another run is writing there; wait for it or give another folder"
-            ) from None
-        with suppress(FileNotFoundError):
-            if os.fstat(descriptor).st_ino == lock.stat().st_ino:
-                return descriptor
-        os.close(descriptor)
+def _taken(out: Path) -> str:
+    return f"--out {out}: another run is writing there; wait for it or give another folder"

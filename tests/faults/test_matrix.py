@@ -1,225 +1,287 @@
-"""Commands x faults: a clear end, nothing under a final name, and a restart to the same bytes.
+"""Commands x faults: a clear end, nothing half under a final name, a restart to the same bytes.
 
-Every cell runs the real command in a session of its own, does something to it, and looks at what
-is left. `make slow` runs all of them, `make test` a few.
+Every cell runs the real command, does something to it, looks at what is left and starts it again.
+`make faults` runs all of them, `make test` a sample.
 """
 
-import contextlib
 import os
+import shutil
 import signal
+import socket
 import subprocess
-import sys
-import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from predict_factory import tiny_model
+from world import COMMANDS, Ended, World, content
 
-ROOT = Path(__file__).parents[2]
-IMAGES = 240
-# `descry` with a detector that needs no model file and takes its time.
-PROGRAM = """
-import sys, time
-sys.path.insert(0, {tests!r})
-from predict_factory import BrightSpots
-from pipeline.cli import main
-from pipeline.models.saved import SavedModel
+from pipeline.work.workspace import UNFINISHED
 
-class Slow(BrightSpots):
-    def prepare(self, *args, **named): pass
-    def detect(self, images):
-        time.sleep(0.02)
-        return super().detect(images)
+GO_ON = "interrupted; the same command again goes on from there"
+NO_RIGHTS = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps",
+             "-dac_override,-dac_read_search")  # fmt: skip
+NO_SHARED_MEMORY = ("unshare", "--mount", "sh", "-c",
+                    'mount -t tmpfs -o ro none /dev/shm && exec "$@"', "sh")  # fmt: skip
 
-SavedModel.load = lambda *_: Slow()
-main()
-"""
-ENDED_BY_US = {
-    "INT": (130, "interrupted; the same command again goes on from there\n"),
-    "TERM": (-signal.SIGTERM, ""),
-    "KILL": (-signal.SIGKILL, ""),
-}
+
+@dataclass
+class Cell:
+    """One command, the place that it writes to, and the moment at which something happens."""
+
+    world: World
+    name: str
+    folder: Path
+    moment: int
+
+    @property
+    def place(self) -> Path:
+        return self.folder / "place"
+
+    def run(self, **harm) -> Ended:
+        at = self.moment if "does" in harm else 0
+        return self.world.run(self.name, self.place, at=at, **harm)
+
+    def afresh(self, **harm) -> Ended:
+        return self.world.run_afresh(self.name, self.place, **harm)
+
+    def harmed(self) -> tuple[Path, Path]:
+        """A copy of all input, and in it the file that will be harmed."""
+        copy = self.world.copy(self.folder / "copy")
+        return copy, copy / COMMANDS[self.name].reads
 
 
 @dataclass(frozen=True)
-class Command:
-    """A command and how to see that it is in the middle of its work."""
+class Fault:
+    """What happens, and what may come of it.
 
-    words: tuple[str, ...]
-    source: Path
+    Attributes
+    ----------
+    harm : callable
+        Takes a cell, runs its command.
+    statuses : tuple of int
+    says : str
+        In its message when it ends with 2.
+    whole : bool
+        What it has written by then is part of an undisturbed run's output.
+    applies : callable
+        To which commands.
+    """
 
-    def start(self, out: Path, **environment: str) -> subprocess.Popen:
-        program = [sys.executable, "-c", PROGRAM.format(tests=str(ROOT / "tests"))]
-        words = [word.format(out=out, source=self.source) for word in self.words]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        return subprocess.Popen(
-            [*program, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            start_new_session=True, env=environment, cwd=ROOT,
-        )  # fmt: skip
-
-    def run(self, out: Path, **environment: str) -> tuple[int, str]:
-        return end_of(self.start(out, **environment))
-
-
-def end_of(process: subprocess.Popen) -> tuple[int, str]:
-    """Exit code and words; nothing of its session may be left."""
-    try:
-        _, said = process.communicate(timeout=600)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    for _ in range(300):  # Python's own helper process ends a moment after its parent
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return process.returncode, said
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    raise AssertionError("processes are left behind")
+    harm: Callable[[Cell], Ended]
+    statuses: tuple[int, ...]
+    says: str = ""
+    whole: bool = True
+    applies: Callable[[str], bool] = lambda name: True
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory):
-    raw, pictures = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("pictures")
-    noise = np.random.default_rng(0).integers(0, 255, (150, 150), np.uint8)
-    (raw / "images").mkdir()
-    (raw / "labels").mkdir()
-    for i in range(IMAGES):
-        picture = Image.fromarray(np.roll(noise, i))
-        picture.save(pictures / f"{i:03}.png", compress_level=1)
-        picture.save(raw / "images" / f"{i:03}.bmp")
-        (raw / "labels" / f"{i:03}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
-    (raw / "classes.txt").write_text("cell\n")
-    model = tmp_path_factory.mktemp("model") / "model.safetensors"
-    tiny_model().save(model)  # it must be there; what detects is `PROGRAM`'s
-    predict = ("predict", "{source}", "-o", "{out}", "--checkpoint", str(model), "--workers", "2",
-               "--device", "cpu")  # fmt: skip
-    convert = ("convert", "ccellbio", "--raw", "{source}", "--out", "{out}",
-               "-S", "machine.workers=2")  # fmt: skip
-    return {"predict": Command(predict, pictures), "convert": Command(convert, raw)}
+def signalled(number: int) -> Callable[[Cell], Ended]:
+    return lambda cell: cell.run(does="signal", to=int(number))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(commands, tmp_path_factory):
-    """The output of each command, made when first asked for."""
-    made: dict[str, Path] = {}
-
-    def of(name):
-        if name not in made:
-            out = tmp_path_factory.mktemp("whole") / "out"
-            code, said = commands[name].run(out)
-            assert code == 0, said
-            made[name] = out
-        return content(made[name])
-
-    return of
+def worker(number: int) -> Callable[[Cell], Ended]:
+    return lambda cell: cell.run(does="worker", to=int(number))
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in files if p.name != "timing.json"
-    }
+def mid_way(does: str) -> Callable[[Cell], Ended]:
+    """Something becomes of a file that it reads, while it runs."""
+
+    def harm(cell: Cell) -> Ended:
+        copy, file = cell.harmed()
+        return cell.run(cwd=copy, does=does, to=str(file))
+
+    return harm
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, options: str):
-    """A file system of its own in memory."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", options, "descry", str(folder)]
+def beforehand(change: Callable[[Path], object]) -> Callable[[Cell], Ended]:
+    """Something has become of a file that it reads, before it starts."""
+
+    def harm(cell: Cell) -> Ended:
+        copy, file = cell.harmed()
+        change(file)
+        return cell.run(cwd=copy)
+
+    return harm
+
+
+def to_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def to_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def to_loop(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file.name)
+
+
+def strangers(file: Path) -> None:
+    """What is no file, beside a file."""
+    folder = file.parent
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "up").symlink_to("..")
+    (folder / "nowhere.png").symlink_to("/nonexistent.png")
+    (folder / "endless.png").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.png")
+    here = os.open(folder, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"/proc/self/fd/{here}/socket.png")  # the path alone would be too long
+    os.close(here)
+
+
+def bytes_as_name(file: Path) -> None:
+    shutil.copy(file, os.fsencode(file.parent) + b"/\xff\xfe" + os.fsencode(file.suffix))
+
+
+def unreadable(cell: Cell) -> Ended:
+    copy, file = cell.harmed()
+    file.chmod(0)
+    return cell.afresh(cwd=copy, before=NO_RIGHTS)
+
+
+def forbidden(cell: Cell) -> Ended:
+    cell.place.mkdir()
+    cell.place.chmod(0o555)
+    ended = cell.afresh(before=NO_RIGHTS)
+    cell.place.chmod(0o755)
+    return ended
+
+
+@contextmanager
+def disk(cell: Cell, options: str) -> Iterator[None]:
+    """A file system of its own in memory, in the cell's place."""
+    cell.place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "descry", str(cell.place)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"needs a small tmpfs, as root: {' '.join(mount)}: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+    yield
+    left = cell.folder / "left"
+    shutil.copytree(cell.place, left)
+    subprocess.run(["umount", str(cell.place)], check=True)
+    cell.place.rmdir()
+    left.rename(cell.place)
 
 
-def journal_lines(out: Path) -> int:
-    journal = out.with_name(out.name + ".partial") / "state" / "journal"
-    return journal.read_bytes().count(b"\n") if journal.is_file() else 0
+def full_disk(share: float) -> Callable[[Cell], Ended]:
+    """Room for a share of what the command writes."""
+
+    def harm(cell: Cell) -> Ended:
+        size = sum(map(len, cell.world.undisturbed(cell.name).values()))
+        with disk(cell, f"size={int(share * size) // 4096 * 4096 + 8192}"):
+            ballast = cell.place / "ballast"
+            if share == 0 or cell.name == "check":
+                ballast.write_bytes(bytes(8192))
+            ended = cell.run()
+            ballast.unlink(missing_ok=True)
+        return ended
+
+    return harm
 
 
-CELLS = [(name, fault) for name in ("predict", "convert") for fault in ENDED_BY_US]
+def read_only(cell: Cell) -> Ended:
+    with disk(cell, "ro"):
+        return cell.run()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "fault"), CELLS)
-def test_stopped_at_any_moment(commands, undisturbed, tmp_path, name, fault):
-    out, command = tmp_path / "out", commands[name]
-    moment = int(np.random.default_rng(CELLS.index((name, fault))).integers(1, IMAGES // 2))
-    process = command.start(out)
-    while process.poll() is None and journal_lines(out) < moment:
-        time.sleep(0.01)
-    process.send_signal(getattr(signal, f"SIG{fault}"))
-    code, said = end_of(process)
-    assert (code, said.replace("\r", "")[-len(ENDED_BY_US[fault][1]) :]) == ENDED_BY_US[fault]
-    assert not out.exists() and 0 < journal_lines(out) < IMAGES
-    code, said = command.run(out)
-    assert code == 0, said
-    assert content(out) == undisturbed(name)
-    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+def two_at_once(cell: Cell) -> Ended:
+    """The second starts while the first is at work."""
+    harm = {"at": cell.moment, "does": "signal", "to": int(signal.SIGSTOP)}
+    first = cell.world.start(cell.name, cell.place, **harm)
+    assert cell.world.end(first).status == "stopped"
+    second = cell.world.run(cell.name, cell.place)
+    os.kill(first.process, signal.SIGCONT)
+    ended = cell.world.end(first)
+    assert ended.status == 0, ended.said
+    return second
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["predict", "convert"])
-def test_full_disk(commands, tmp_path, name):
-    with small_disk(tmp_path / "disk", "size=400k") as disk:
-        code, said = commands[name].run(disk / "out")
-        assert code == 2, said
-        assert f"{disk}/out.partial" in said and "no space left to write" in said
-        assert "goes on where it stopped" in said and "Traceback" not in said
-        assert {path.name for path in disk.iterdir()} == {"out.partial"}
+FAULTS = {
+    "INT": Fault(signalled(signal.SIGINT), (130,), GO_ON),
+    "TERM": Fault(signalled(signal.SIGTERM), (-signal.SIGTERM,)),
+    "kill -9": Fault(signalled(signal.SIGKILL), (-signal.SIGKILL,)),
+    "disk full from the start": Fault(full_disk(0), (2,), "no space left"),
+    "disk full midway": Fault(full_disk(0.6), (2,), "no space left"),
+    "disk read-only": Fault(read_only, (2,), "Read-only file system"),
+    "output forbidden": Fault(forbidden, (2,), "Permission denied"),
+    "input unreadable": Fault(unreadable, (0, 1, 2), whole=False),
+    "input vanishes": Fault(mid_way("vanish"), (0, 1, 2), whole=False),
+    "input changes": Fault(mid_way("change"), (0, 1, 2), whole=False),
+    "input is a folder": Fault(beforehand(to_folder), (0, 1, 2), whole=False),
+    "input is a pipe": Fault(
+        beforehand(to_pipe), (0, 1, 2), whole=False, applies=lambda name: name != "check"
+    ),  # who names a pipe as params.yaml means to write into it
+    "input is a loop": Fault(beforehand(to_loop), (0, 1, 2), whole=False),
+    "pipes, devices, loops": Fault(beforehand(strangers), (0, 1), whole=False),
+    "name of bytes": Fault(beforehand(bytes_as_name), (0, 1), whole=False),
+    "a worker gets TERM": Fault(
+        worker(signal.SIGTERM), (0, 2), "ended from outside",
+        applies=lambda name: COMMANDS[name].parallel,
+    ),
+    "a worker gets KILL": Fault(
+        worker(signal.SIGKILL), (0, 1, 2), whole=False,
+        applies=lambda name: COMMANDS[name].parallel,
+    ),
+    "memory runs out": Fault(
+        lambda cell: cell.run(does="memory", to=4), (0, 1, 2), "out of memory", whole=False
+    ),
+    "two at once": Fault(two_at_once, (0, 2), "another run is writing there"),
+    "no home, locale C": Fault(
+        lambda cell: cell.afresh(env={"HOME": "/nonexistent", "LC_ALL": "C"}), (0,)
+    ),
+    "ASCII alone": Fault(
+        lambda cell: cell.afresh(
+            env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        ),
+        (0, 1, 2), whole=False,
+    ),
+    "no shared memory": Fault(lambda cell: cell.afresh(before=NO_SHARED_MEMORY), (0, 2), "shared"),
+    "stdout closed": Fault(lambda cell: cell.run(stdout="closed"), (0,)),
+    "stdout full": Fault(lambda cell: cell.run(stdout="/dev/full"), (0, 2), "No space left"),
+    "nobody listens": Fault(lambda cell: cell.run(stdout="nobody listens"), (0, 2), "Broken pipe"),
+}  # fmt: skip
+CELLS = [(name, kind) for name in COMMANDS for kind, fault in FAULTS.items() if fault.applies(name)]
+SAMPLE = {  # of `make test`: of each kind the one that is soonest done
+    ("convert", "INT"), ("convert", "disk full midway"), ("convert", "input changes"),
+    ("convert", "output forbidden"),
+}  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["predict", "convert"])
-def test_read_only_disk(commands, tmp_path, name):
-    with small_disk(tmp_path / "disk", "size=400k,ro") as disk:
-        code, said = commands[name].run(disk / "out")
-        assert code == 2, said
-        assert "Read-only file system" in said and "Traceback" not in said
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = World.start_in(tmp_path_factory.mktemp("world"))
+    yield made
+    made.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["predict", "convert"])
-def test_a_worker_is_ended_from_outside(commands, undisturbed, tmp_path, name):
-    out, command = tmp_path / "out", commands[name]
-    process = command.start(out)
-    while process.poll() is None and journal_lines(out) < 5:
-        time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    victims = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
-    os.kill(int(victims[0]), signal.SIGTERM)
-    code, said = end_of(process)
-    assert code == 2, said
-    assert "a worker process was ended from outside; start again to go on" in said
-    assert command.run(out)[0] == 0
-    assert content(out) == undisturbed(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["predict", "convert"])
-def test_two_at_once(commands, undisturbed, tmp_path, name):
-    out, command = tmp_path / "out", commands[name]
-    first = command.start(out)
-    while first.poll() is None and journal_lines(out) < 1:
-        time.sleep(0.01)
-    first.send_signal(signal.SIGSTOP)  # else it is done before the second has started
-    code, said = command.run(out)
-    first.send_signal(signal.SIGCONT)
-    assert code == 2 and "another run is writing there" in said
-    assert end_of(first)[0] == 0
-    assert content(out) == undisturbed(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["predict", "convert"])
-def test_no_home_and_a_plain_locale(commands, undisturbed, tmp_path, name):
-    code, said = commands[name].run(tmp_path / "out", HOME="/nonexistent", LC_ALL="C")
-    assert code == 0, said
-    assert content(tmp_path / "out") == undisturbed(name)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(*cell, marks=() if cell in SAMPLE else [pytest.mark.slow, pytest.mark.faults])
+        for cell in CELLS
+    ],
+)
+def test_cell(world, tmp_path, name, kind):
+    fault, undisturbed = FAULTS[kind], world.undisturbed(name)
+    chance = np.random.default_rng(zlib.crc32(f"{name} {kind}".encode()))
+    cell = Cell(world, name, tmp_path, int(chance.integers(1, world.touches[name] + 1)))
+    ended = fault.harm(cell)
+    assert "Traceback" not in ended.said and "Exception ignored" not in ended.said, ended.said
+    assert ended.status in fault.statuses, (ended.status, ended.said)
+    assert ended.status not in (2, 130) or fault.says in ended.said, ended.said
+    out = cell.place / "out"
+    if fault.whole and out.exists() and not (out / UNFINISHED).exists():
+        made = {k: v for k, v in content(out).items() if not k.rpartition("/")[2].startswith(".")}
+        assert made.items() <= undisturbed.items()
+    again = world.run(name, cell.place)
+    assert again.status == 0, again.said
+    assert content(out) == undisturbed
+    assert {path.name for path in cell.place.iterdir()} <= {"out", "scratch"}
+    assert not [path for path in (cell.place / "scratch").rglob("*") if path.is_file()]

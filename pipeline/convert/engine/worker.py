@@ -17,6 +17,7 @@ from pipeline.convert.engine.alike import perceptual_hash
 from pipeline.convert.engine.boxes import CheckedBoxes, check_boxes
 from pipeline.convert.records import Box, Drop, Picture, Record, Source, Unreadable
 from pipeline.convert.segmentation import counts_on
+from pipeline.data.images import opened
 from pipeline.errors import DescryError
 
 
@@ -222,7 +223,7 @@ _SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"))
 
 def copyable_as(path: Path) -> str | None:
     """``png`` or ``jpg`` by the file's first bytes (its name may lie), None for anything else."""
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         head = stream.read(8)
     return next((kind for sign, kind in _SIGNATURES if head.startswith(sign)), None)
 

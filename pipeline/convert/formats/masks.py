@@ -13,8 +13,9 @@ from scipy import ndimage
 
 from pipeline.convert.records import Unreadable
 from pipeline.convert.segmentation import as_text
-from pipeline.data.images import ImageError, is_deep_colour
+from pipeline.data.images import DAMAGE, ImageError, is_deep_colour, opened
 from pipeline.data.masks import is_run_lengths
+from pipeline.errors import first_line
 
 Extent = tuple[float, float, float, float]  # x, y, width, height in pixels
 Found = tuple[Extent, str]  # of an object, with its mask as a `Box` holds it
@@ -52,15 +53,15 @@ def read_mask(path: Path) -> Mask:
         When it does not exist.
     """
     try:
-        with path.open("rb") as stream, Image.open(stream) as image:
+        with opened(path) as stream, Image.open(stream) as image:
             exact, palette = image.format not in ("JPEG", "MPO"), image.mode in ("P", "PA")
             return Mask(_values(image), exact, palette)
     except FileNotFoundError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(f"not an image that Pillow can identify ({error})") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(str(error)) from error
+    except DAMAGE as error:
+        raise ImageError(first_line(error)) from error
 
 
 def mask_of(raw: Path, mask: str, size: tuple[int, int]) -> Mask:

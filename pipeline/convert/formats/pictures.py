@@ -9,19 +9,26 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pipeline import dicom
 from pipeline.convert.formats import whole_slides
 from pipeline.convert.formats.whole_slides import SLIDES
 from pipeline.convert.records import Box, Ledger, Picture, Record, Unreadable
 from pipeline.convert.segmentation import turned
-from pipeline.data.images import EXTENSIONS, DecodedImage, ImageError, frame_of, read_image
+from pipeline.data.images import (
+    DAMAGE,
+    EXTENSIONS,
+    TOO_LARGE,
+    DecodedImage,
+    ImageError,
+    frame_of,
+    opened,
+    read_image,
+)
 from pipeline.data.intensity import Intensity
 
 SUFFIXES = EXTENSIONS | dicom.EXTENSIONS | SLIDES
-_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
-_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def displayed_size(path: Path) -> tuple[int, int] | None:
@@ -33,19 +40,19 @@ def displayed_size(path: Path) -> tuple[int, int] | None:
     if is_slide(path):
         return whole_slides.size_of(path)
     try:
-        with Image.open(path) as image:
+        with opened(path) as stream, Image.open(stream) as image:
             orientation, (width, height) = _frame(image)
             return (height, width) if orientation >= 5 else (width, height)
-    except (*_UNREADABLE, *_TOO_LARGE):
+    except DAMAGE:
         return None
 
 
 def is_turned(path: Path) -> bool:
     """Whether the file asks to be shown turned or mirrored (EXIF orientation 2 to 8)."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as stream, Image.open(stream) as image:
             return not is_slide(path) and _frame(image)[0] != 1
-    except (*_UNREADABLE, *_TOO_LARGE):
+    except DAMAGE:
         return False
 
 
@@ -55,11 +62,11 @@ def is_slide(path: Path) -> bool:
     if path.suffix.lower() in SLIDES:
         return True
     try:
-        with Image.open(path):
+        with opened(path) as stream, Image.open(stream):
             return False
-    except _TOO_LARGE:
+    except TOO_LARGE:
         return path.suffix.lower() in (".tif", ".tiff")
-    except _UNREADABLE:
+    except DAMAGE:
         return False
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from pipeline.convert.formats.pictures import is_slide, read_picture
 from pipeline.convert.formats.whole_slides import read_region
 from pipeline.convert.records import Picture, Record, Unreadable
+from pipeline.data.images import DAMAGE, opened
 from pipeline.data.intensity import Intensity
 
 Rectangle = tuple[int, int, int, int]  # x, y, width, height in pixels
@@ -35,13 +36,13 @@ def read_stored(path: Path, crop: Rectangle) -> np.ndarray | None:
     does not cover the rectangle: the full reader will then read it or say what is wrong.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path) as stream, Image.open(stream) as image:
             kind, mode, parts = image.format, image.mode, list(getattr(image, "tile", ()))
             inverted = kind == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
         if kind != "TIFF" or inverted or any(not _is_plain(p, mode) for p in parts):
             return None
         stored = np.memmap(path, np.uint8, mode="r")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except DAMAGE:
         return None
     return _assemble(stored, parts, crop)
 

@@ -8,12 +8,13 @@ transfer syntax and SOP class, which identify no one.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 
+from pipeline.data.images import Openable, opened
 from pipeline.dicom.errors import DicomError, quiet, syntax_name
 from pipeline.dicom.read.parse import (
     PixelElement,
@@ -104,14 +105,6 @@ _NOT_IMAGES = (
     _S + "104.",  # encapsulated documents
     *(_S + f"481.{n}" for n in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11)),  # radiotherapy, not RT Image
 )
-
-
-class Openable(Protocol):
-    """What a DICOM file is read from: a `Path`, or anything else that opens like one."""
-
-    def open(self, mode: Literal["rb"]) -> BinaryIO:
-        """Open for reading bytes; the stream can seek."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +199,7 @@ def read_header(source: Openable, also: Sequence[str] = ()) -> Header:
     OSError
         When the file cannot be opened.
     """
-    with source.open("rb") as file:
+    with opened(source) as file:
         head = file.read(2048)
         if not looks_like_dicom(head):
             raise DicomError("not DICOM", "neither the DICM mark nor a leading DICOM element")
@@ -230,7 +223,7 @@ def read_header(source: Openable, also: Sequence[str] = ()) -> Header:
 def pixel_stream(header: Header) -> Iterator[BinaryIO]:
     """Open the stream that `PixelElement.offset` counts in, positioned at the pixel data."""
     assert header.element is not None
-    with header.source.open("rb") as file:
+    with opened(header.source) as file:
         start = deflated_from(file, file.read(2048))
         stream: BinaryIO = file if start is None else inflated(file, start)
         stream.seek(header.element.offset)

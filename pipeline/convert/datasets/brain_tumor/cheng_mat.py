@@ -4,6 +4,8 @@ MATLAB v7.3 files are HDF5. MATLAB stores columns first, so every array is trans
 are arrays of UTF-16 codes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import scipy.io
 from PIL import Image, ImageDraw
 
 from pipeline.convert.records import Unreadable
-from pipeline.errors import DescryError
+from pipeline.data.images import MAX_PIXELS
+from pipeline.errors import DescryError, first_line
 
 LABELS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
 # A border's corners may count from 0 or 1, which costs a small tumour much of its overlap.
@@ -48,8 +51,7 @@ def read_head(path: Path) -> tuple[int, str]:
     Unreadable
         When the file is not such a structure, or its label is unknown.
     """
-    with _open(path) as file:
-        data = _struct(file)
+    with _structure(path) as data:
         missing = [name for name in ("image", "tumorMask") if name not in data]
         if missing:
             raise Unreadable(_MALFORMED, f"no field {missing[0]}")
@@ -64,8 +66,7 @@ def load(path: Path) -> Slice:
     Unreadable
         When the file is not such a structure, or its label is unknown.
     """
-    with _open(path) as file:
-        data = _struct(file)
+    with _structure(path) as data:
         image, mask = _array(data, "image").T, _array(data, "tumorMask").T
         border = _array(data, "tumorBorder") if "tumorBorder" in data else np.empty(0)
         label = LABELS[_label(data)]
@@ -140,6 +141,18 @@ def _overlap(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> float:
     return float((drawn & mask).sum() / max((drawn | mask).sum(), 1))
 
 
+@contextmanager
+def _structure(path: Path) -> Iterator[h5py.Group]:
+    """The structure in a file; whatever of it cannot be read is `Unreadable`."""
+    with _open(path) as file:
+        try:
+            yield _struct(file)
+        except (Unreadable, MemoryError):
+            raise
+        except Exception as error:  # h5py raises anything on a damaged file
+            raise Unreadable("corrupt file", first_line(error)) from error
+
+
 def _open(path: Path) -> h5py.File:
     """Open a v7.3 file; say so when it is one of MATLAB's older kind."""
     try:
@@ -169,10 +182,9 @@ def _array(data: h5py.Group, name: str) -> np.ndarray:
     field = data.get(name)
     if not isinstance(field, h5py.Dataset) or field.dtype.kind not in "iufb":
         raise Unreadable(_MALFORMED, f"field {name} is missing or not numeric")
-    try:
-        return np.asarray(field[()])
-    except (OSError, RuntimeError) as error:
-        raise Unreadable("corrupt file", f"field {name}: {error}") from error
+    if field.size > MAX_PIXELS:  # little on disk may be much in memory
+        raise Unreadable(_MALFORMED, f"field {name} of {field.size} numbers")
+    return np.asarray(field[()])
 
 
 def _label(data: h5py.Group) -> int:
