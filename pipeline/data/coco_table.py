@@ -56,15 +56,16 @@ class CocoTable:
 
     def mask(self, row: int) -> str:
         """``segmentation`` of a row as JSON; empty where only the box is known."""
-        return self.shapes[self.ends[row] : self.ends[row + 1]].decode()
+        return self.shapes[self.ends[row] : self.ends[row + 1]].decode() if self.shapes else ""
 
-    def rows_by_image(self) -> dict[int, NDArray[np.int64]]:
+    def rows_by_image(self) -> dict[int, list[int]]:
         """Rows of each image that has any, in the order of their annotation ids."""
         if not len(self.ids):
             return {}
         order = np.lexsort((self.ids, self.image_ids))
         images, first = np.unique(self.image_ids[order], return_index=True)
-        return dict(zip(images.tolist(), np.split(order, first[1:]), strict=True))
+        rows = (mine.tolist() for mine in np.split(order, first[1:]))
+        return dict(zip(images.tolist(), rows, strict=True))
 
 
 class _Image(msgspec.Struct, gc=False):

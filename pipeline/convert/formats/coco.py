@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline.convert.formats.folders import (
     ROTATED,
@@ -79,7 +78,7 @@ class CocoLayout:
         names = {entry["id"]: entry["name"] for entry in table.categories}
         rows, split = table.rows_by_image(), split_of(file)
         for image in sorted(table.images, key=lambda i: (i["file_name"], i["id"])):
-            mine = rows.get(image["id"], ())
+            mine = rows.get(image["id"], [])
             boxes = partial(self._boxes, file, table, mine, names, ledger)
             size = (image["width"], image["height"]) if image["width"] and image["height"] else None
             group = next((str(image[k]) for k in _GROUP if image.get(k) not in (None, "")), "")
@@ -87,26 +86,27 @@ class CocoLayout:
             self.images.enter(listing, ledger)
 
     def _boxes(
-        self, file: Path, table: CocoTable, rows: Any, names: dict[int, str], ledger: Ledger
+        self, file: Path, table: CocoTable, rows: list[int], names: dict[int, str], ledger: Ledger
     ) -> tuple[Box, ...]:
         """Boxes of the rows of one image."""
         boxes, place = [], relative(self.raw, file)
-        for row in rows:
-            where = f"{place}:annotation {table.ids[row]}"
+        columns = (table.ids, table.category_ids, table.boxes, table.crowds)
+        values = zip(rows, *(column[rows].tolist() for column in columns), strict=True)
+        for row, number, category, box, crowd in values:
+            where = f"{place}:annotation {number}"
             try:
-                label = self.selection.check(names[int(table.category_ids[row])])
-                extent = self._extent(table, int(row))
+                label = self.selection.check(names[category])
+                extent = self._extent(box, table.rotations.get(row))
             except InvalidRow as bad:
                 ledger.drop("row", where, bad.reason, bad.detail)
                 continue
-            crowd, mask = bool(table.crowds[row]), table.mask(int(row))
-            boxes.append(Box(*extent, label, where, crowd, mask))
+            boxes.append(Box(*extent, label, where, crowd, table.mask(row)))
         return tuple(boxes)
 
-    def _extent(self, table: CocoTable, row: int) -> tuple[float, float, float, float]:
+    def _extent(self, box: list[float], rotation: object) -> tuple[float, float, float, float]:
         """The box of a row; CVAT writes a turned one upright, and its angle beside."""
-        x, y, width, height = table.boxes[row].tolist()
-        angle = angle_of(table.rotations[row]) if row in table.rotations else 0.0
+        x, y, width, height = box
+        angle = 0.0 if rotation is None else angle_of(rotation)
         if not angle:
             return x, y, width, height
         self.images.notes[ROTATED] += 1
