@@ -23,13 +23,15 @@ LARGEST = 12 * MIB  # of a model, so that a few of them stay below 25 MB
 def card(words: str, model: SavedModel, size: int, test: dict[str, Any]) -> str:
     """The card in Markdown."""
     spec, meta = model.spec, model.meta
+    source = meta.get("initialised_from")
+    start = f"a model with sha256 {source['sha256']}" if source else "random weights"
     classes = [f"| {name} | {ap:.3f} |" for name, ap in test["AP by class"].items()]
     rows = {
         "detector": f"{spec.backbone} {spec.size}, stem {spec.stem}, head {spec.head}",
         "ACP, CAT": f"{spec.pool_layers} pooling layers, {spec.concepts} concepts",
         "sees": f"squares of {model.image_size} px",
-        "trained": f"{meta['epochs']} epochs of {meta['training_images']} images, from random "
-        f"weights, seed {meta['seed']}",
+        "trained": f"{meta['epochs']} epochs of {meta['training_images']} images, from {start}, "
+        f"seed {meta['seed']}",
         "operating point": f"score {model.score_threshold:.3f}: {meta['score_threshold_source']}",
         "file": f"{size / MIB:.1f} MiB, sha256 {model.sha256}",
     }
