@@ -42,8 +42,8 @@ def draw_boxes(
     canvas = ImageDraw.Draw(image)
     font = label_font(image.size)
     line = line or max(1, round(max(image.size) / 500))
-    for place, (box, colour) in enumerate(zip(boxes.tolist(), colours, strict=True)):
-        lines = outlines[place] if outlines else ()
+    for i, (box, colour) in enumerate(zip(boxes.tolist(), colours, strict=True)):
+        lines = outlines[i] if outlines else ()
         # beside a contour the box is an aid only
         canvas.rectangle(box, outline=colour, width=max(1, line // 2) if lines else line)
         for contour in lines:

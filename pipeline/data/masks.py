@@ -163,8 +163,8 @@ class SoftMask:
 
     def scaled(self, x: float, y: float) -> "SoftMask":
         """On the image scaled by `x` and `y`."""
-        place = {"left": self.left * x, "top": self.top * y}
-        return replace(self, step_x=self.step_x * x, step_y=self.step_y * y, **place)
+        steps = (self.step_x * x, self.step_y * y)
+        return SoftMask(self.values, self.left * x, self.top * y, *steps)
 
     def shifted(self, x: float, y: float) -> "SoftMask":
         """On an image that begins `x` and `y` pixels farther to the left and top."""
