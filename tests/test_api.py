@@ -2,18 +2,22 @@
 
 import csv
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from predict_factory import META, SPEC
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from torchvision.ops import FeaturePyramidNetwork
 
 import pipeline
+from pipeline.data.masks import decode
 from pipeline.errors import DescryError
+from pipeline.models.build import build_detector
 from pipeline.models.saved import SavedModel
 from pipeline.predict.options import Options
 from pipeline.predict.run import predict_folder
@@ -38,6 +42,7 @@ def test_the_public_names_and_their_arguments_stay():
         assert list(inspect.signature(function).parameters) == names
     assert list(pipeline.Prediction.__dataclass_fields__) == [
         "source", "frame", "height", "width", "boxes", "scores", "labels", "names",
+        "masks",
     ]  # fmt: skip
 
 
@@ -65,6 +70,24 @@ def test_arrays_give_boxes_scores_and_names(model):
     np.testing.assert_allclose(
         coco["annotations"][0]["bbox"], [x1, y1, x2 - x1, y2 - y1], atol=0.01
     )
+
+
+@pytest.mark.parametrize("task", ["instances", "semantic"])
+def test_masks_lie_on_the_image_as_it_was_given_inside_their_boxes(tmp_path, task):
+    torch.manual_seed(0)
+    spec = replace(SPEC, task=task)
+    SavedModel(build_detector(spec), spec, META).save(tmp_path / "model.safetensors")
+    model = pipeline.load(tmp_path / "model.safetensors")
+    image = np.random.default_rng(0).integers(0, 255, (100, 70), dtype=np.uint8)
+    (found,) = predictions = model.predict(image, threshold=0.0)
+    assert found.masks.shape == (len(found.boxes), 100, 70) and found.masks.dtype == bool
+    assert len(found.boxes) and found.masks.any()
+    for (x1, y1, x2, y2), mask in zip(found.boxes, found.masks, strict=True):
+        rows, columns = np.nonzero(mask)
+        assert ((rows + 1 > y1) & (rows < y2) & (columns + 1 > x1) & (columns < x2)).all()
+    rows = predictions.to_coco()["annotations"]
+    mask = decode(rows[0]["segmentation"]["counts"], 100, 70)
+    np.testing.assert_array_equal(mask, found.masks[0])
 
 
 def test_a_folder_and_a_dataset_are_read_as_the_command_reads_them(model, tmp_path):
