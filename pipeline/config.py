@@ -102,6 +102,18 @@ class Train:
 
 
 @dataclass(frozen=True, config=FROZEN)
+class Pretrain:
+    """Masked-image pretraining before training; see `pipeline.train.pretrain`.
+
+    `epochs` 0 leaves it out. `lr` is for ``train.lr_batch`` images a step.
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 0
+    mask_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.6
+    lr: Positive = 1e-3
+
+
+@dataclass(frozen=True, config=FROZEN)
 class Evaluate(Selection):
     """How detections are found for the metrics, what is drawn, and how sure the figures are.
 
@@ -190,6 +202,7 @@ class Params:
         default_factory=lambda: _defaults("modality")
     )
     model: Model = Model()
+    pretrain: Pretrain = Pretrain()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     predict: Predict = Predict()

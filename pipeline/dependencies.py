@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent  # the package, wherever it is installed
 STAGES = {
     "check": ("pipeline.config",),
     "convert": ("pipeline.stages.convert", "pipeline.convert.*"),
+    "pretrain": ("pipeline.stages.pretrain",),
     "train": ("pipeline.stages.train",),
     "evaluate": ("pipeline.stages.evaluate",),
     "predict": ("pipeline.stages.predict",),

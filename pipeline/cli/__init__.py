@@ -88,6 +88,23 @@ def convert(
 
 
 @app.command()
+def pretrain(
+    name: Name,
+    coco: Annotated[Path | None, typer.Option(help="Converted dataset.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder.")] = None,
+    params: ParamsFile = PARAMS,
+    changes: Set = None,
+) -> None:
+    """Pretrain a backbone on hidden parts of training images; only if pretrain.epochs says so."""
+    chosen = _params(params, changes)
+    dataset = _dataset(chosen, name)
+    there(coco)
+    from pipeline.stages.pretrain import pretrain as run
+
+    typer.echo(f"pretrained: {run(chosen, dataset, coco, out)}")
+
+
+@app.command()
 def train(
     name: Name,
     coco: Annotated[Path | None, typer.Option(help="Converted dataset.")] = None,

@@ -1,7 +1,7 @@
 """A detector trained from scratch on one converted dataset."""
 
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from pipeline.convert.registry import find
 from pipeline.data.coco import load_coco
 from pipeline.data.index import CocoIndex
 from pipeline.data.intensity import Intensity
+from pipeline.errors import DescryError
 from pipeline.evaluate.operating_point import validate
 from pipeline.models.build import build_detector
 from pipeline.models.heads.coverage import coverage, coverage_lines
@@ -32,6 +33,8 @@ def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None
     coco, out = coco or DATASETS / name / "coco", out or RUNS / name / "train"
     terms = NOT_RECORDED if given else data_terms(params, name)
     spec, settings = detector_spec(params, coco), train_settings(params, name, terms)
+    if params.pretrain.epochs:
+        settings = _pretrained(settings, out.parent / "pretrain/model.safetensors", name)
     machine = train_machine(params, device)
     first = find_processes(machine.devices).rank == 0
     with (
@@ -41,6 +44,16 @@ def train(params: Params, name: DatasetName, coco: Path | None, out: Path | None
         judge = partial(validate, task=spec.task)
         run(coco, out, spec, settings, judge, machine, progress)
     return out / "model.safetensors"
+
+
+def _pretrained(settings: Settings, model: Path, name: DatasetName) -> Settings:
+    """Settings that start from what the stage `pretrain` has left beside a training's folder."""
+    if not model.is_file():
+        raise DescryError(
+            f"{model}: no such file, but pretrain.epochs is above 0: run `descry pretrain {name}` "
+            "first, or set it to 0"
+        )
+    return replace(settings, train=replace(settings.train, init=str(model)))
 
 
 def box_coverage(params: Params, coco: Path) -> dict[str, str]:

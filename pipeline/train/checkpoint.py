@@ -129,7 +129,7 @@ def _bytes(value: Any) -> int:
     return 0
 
 
-def identity(parameters: Mapping[str, Any], data: str) -> str:
+def identity(parameters: Mapping[str, Any], data: str, stage: str = "train") -> str:
     """Digest of a run, 32 hexadecimal digits: equal only where everything that counts is equal.
 
     Parameters
@@ -138,11 +138,13 @@ def identity(parameters: Mapping[str, Any], data: str) -> str:
         Plain values that JSON can hold.
     data : str
         Digest of the data, see `data_digest`.
+    stage : str
+        Of `pipeline.dependencies.STAGES`, whose code counts.
     """
     what = [
         parameters,
         data,
-        code_digest(*STAGES["train"]),
+        code_digest(*STAGES[stage]),
         [version_of(package) for package in _PACKAGES],
     ]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]

@@ -70,7 +70,7 @@ def train(
     shown : callable
         Hears of every step, for a progress bar.
     """
-    _settle()
+    settle()
     sides = settings.train_sizes or (settings.image_size,)
     check_precision(settings.train.precision, machine.device, min(sides))
     masks = spec.task != "detect"
@@ -110,7 +110,7 @@ def train(
             log.info("%.1f%% of the time waited for data", 100 * callback.timer.waiting_share())
 
 
-def _settle() -> None:
+def settle() -> None:
     """What must be so before torch starts to work."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # must precede CUDA's start
     # Strict mode also fills every new tensor, to make reads of unset memory repeatable. Nothing
@@ -160,16 +160,12 @@ def _progress(state: dict[str, Any] | None, rank: int) -> Progress:
     return progress
 
 
-def _loader(
-    training: CocoIndex,
-    settings: Settings,
-    machine: Machine,
-    processes: Processes,
-    progress: Progress,
-) -> tuple[ResumableLoader, Steps]:
-    """The batches that are left, and the arithmetic of the whole run."""
+def loader_plan(
+    settings: Settings, machine: Machine, processes: Processes, progress: Progress
+) -> LoaderPlan:
+    """How the batches that are left of a run are made."""
     chosen = settings.train
-    plan = LoaderPlan(
+    return LoaderPlan(
         image_size=settings.image_size,
         intensity=settings.intensity,
         augment=settings.augment,
@@ -187,6 +183,18 @@ def _loader(
         skip_batches=progress.batch,
         pin_memory=machine.device == "cuda",
     )
+
+
+def _loader(
+    training: CocoIndex,
+    settings: Settings,
+    machine: Machine,
+    processes: Processes,
+    progress: Progress,
+) -> tuple[ResumableLoader, Steps]:
+    """The batches that are left, and the arithmetic of the whole run."""
+    chosen = settings.train
+    plan = loader_plan(settings, machine, processes, progress)
     epoch, accumulate = epoch_batches(training, plan), chosen.accumulate
     batches = len(epoch) // accumulate * accumulate
     if batches == 0:
