@@ -16,6 +16,9 @@ taken round by round, ours over torchvision's, of the time on the clock and of t
 of it is done with several pairs of processes: which freed blocks an allocator finds again, and so
 its peak and its page faults, differs from process to process. Ratios of at most 1 are wanted.
 Run it on an idle machine.
+
+The cases "interaction" compare our step with ACP and CAT to the same without, in the form of the
+detector that the sample recipe has.
 """
 
 import argparse
@@ -26,6 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +80,19 @@ CASES = {
         2,
     ),
 }
+# what ACP and CAT add to a step: the sample recipe's own form, at its size and at a larger one
+LEARNS_SOONER = DetectorSpec(
+    backbone="vit",
+    size="micro",
+    num_classes=3,
+    stem="convolutions",
+    head="aligned",
+    fpn_channels=64,
+    pool_layers=2,
+    concepts=16,
+)
+CASES |= {f"interaction {side}": (LEARNS_SOONER, side, n) for side, n in ((224, 4), (512, 2))}
 OBJECTS = 8  # boxes per image
-ARMS = ("descry", "torchvision")
 CLOCKS = ("seconds", "processor seconds")
 Step = Callable[[], float]
 
@@ -145,7 +160,22 @@ def their_step(spec: DetectorSpec, side: int, images: int) -> Step:
     return step
 
 
-MAKE = dict(zip(ARMS, (our_step, their_step), strict=True))
+def plain_step(spec: DetectorSpec, side: int, images: int) -> Step:
+    """Ours without ACP and CAT."""
+    return our_step(replace(spec, pool_layers=0, concepts=0), side, images)
+
+
+MAKE = {
+    "descry": our_step,
+    "torchvision": their_step,
+    "acp+cat": our_step,
+    "baseline": plain_step,
+}
+
+
+def arms_of(case: str) -> tuple[str, str]:
+    """Which two are compared; the ratio is the first one's share of the second."""
+    return ("acp+cat", "baseline") if case.startswith("interaction") else ("descry", "torchvision")
 
 
 class Arm:
@@ -190,26 +220,28 @@ def serve(case: str, arm: str) -> None:
 def compare(case: str, pairs: int, rounds: int, threads: int) -> dict[str, Any]:
     """Time and memory of both arms, and our share of theirs."""
     spec, side, images = CASES[case]
-    firsts: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
-    turns: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+    names = arms_of(case)
+    firsts: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(pairs):
-        arms = {name: Arm(case, name, threads) for name in ARMS}  # one after the other
+        arms = {name: Arm(case, name, threads) for name in names}  # one after the other
         for turn in range(rounds):
-            for name in ARMS[:: 1 if turn % 2 == 0 else -1]:
+            for name in names[:: 1 if turn % 2 == 0 else -1]:
                 turns[name].append(arms[name].step())
         for name, arm in arms.items():
             arm.end()
             firsts[name].append(arm.first)
-    times = {c: {name: [t[c] for t in turns[name]] for name in ARMS} for c in CLOCKS}
-    memory = {name: [first["peak MiB"] for first in firsts[name]] for name in ARMS}
-    ours, theirs = (statistics.median(memory[name]) for name in ARMS)
+    times = {c: {name: [t[c] for t in turns[name]] for name in names} for c in CLOCKS}
+    memory = {name: [first["peak MiB"] for first in firsts[name]] for name in names}
+    ours, theirs = (statistics.median(memory[name]) for name in names)
     return {
         "what": f"{spec.backbone} {spec.size} with ACP+CAT, {side} px, batch {images}",
-        "first loss": {name: round(firsts[name][0]["loss"], 6) for name in ARMS},
+        "arms": list(names),
+        "first loss": {name: round(firsts[name][0]["loss"], 6) for name in names},
         "pairs of processes": pairs,
         "rounds of each": rounds,
         **{c: {name: spread(values) for name, values in times[c].items()} for c in CLOCKS},
-        **{f"ratio of {c}": ratios(*(times[c][name] for name in ARMS)) for c in CLOCKS},
+        **{f"ratio of {c}": ratios(*(times[c][name] for name in names)) for c in CLOCKS},
         "peak MiB": {name: spread(values) for name, values in memory.items()},
         "ratio of memory": round(ours / theirs, 4),
     }
