@@ -178,7 +178,7 @@ class AnnotatedFolder:
             found |= {tool: layout for tool, layout in tools.items() if tool in wanted}
         if "volumes" in wanted:
             plane, channel = self.params.plane, self.params.channel
-            found["volumes"] = find_volumes(self.raw, base, self._meaning(), plane, channel)
+            found["volumes"] = find_volumes(self.raw, base, self._meaning, plane, channel)
         labels, masks = find_folders(base), find_masks(base)
         if found.get("volumes"):
             masks = []

@@ -9,7 +9,7 @@ one group. Needs ``descry[volumes]``.
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -102,12 +102,19 @@ class VolumeLayout:
 
 
 def find_volumes(
-    raw: Path, base: Path, meaning: MaskMeaning, plane: str, channel: str
+    raw: Path, base: Path, told: Callable[[], MaskMeaning], plane: str, channel: str
 ) -> VolumeLayout | None:
-    """The volumes with labels below `base`, or None when there are none."""
+    """The volumes with labels below `base`, or None when there are none.
+
+    Parameters
+    ----------
+    told : callable
+        What the parameters say of the values; asked only where there are labels.
+    """
     labels, images = _sorted_out(base)
     if not labels or not images:
         return None
+    meaning = told()
     if not meaning.classes:
         names = _declared(base) or _named(labels[0])
         meaning = MaskMeaning("classes", names) if names else meaning
