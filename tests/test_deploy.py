@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from archive_factory import radiographs
+from dicom_factory import ROOT as ROOT_UID
+from dicom_factory import write
 from orthanc import PASSWORD, USER, orthanc
-from pydicom import dcmwrite
+from predict_factory import spot
 
 from pipeline.cli import app
 
@@ -42,15 +43,14 @@ def test_an_orthanc_is_watched_and_gets_one_report_for_each_image(tmp_path):
                 subprocess.run(["sleep", "0.2"], check=True)
             pytest.fail(f"Orthanc calls no study stable:\n{server.get('/changes').text}")
 
-        images = radiographs(2, side=64)
-        for number, image in enumerate(images):
-            dcmwrite(tmp_path / f"{number}.dcm", image)
-            server.upload(tmp_path / f"{number}.dcm")
+        for number in range(2):
+            uid = f"{ROOT_UID}9.{number}"
+            server.upload(write(tmp_path / f"{number}.dcm", spot(), SOPInstanceUID=uid))
         wait_until_stable(1)
         watch()
         assert len(server.held()) == 4  # two images, a report of each
         (results,) = (path for path in (tmp_path / "results").iterdir() if path.is_dir())
-        assert results.name == images[0].StudyInstanceUID
+        assert results.name == ROOT_UID + "2"
         about = json.loads((results / "run.json").read_text())
         assert about["counts"]["processed"] == 2
         assert (results / "sent.csv").read_text().count("stored") == 2
