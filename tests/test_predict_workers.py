@@ -40,7 +40,7 @@ class Mistaken(Reader):
 
 def test_mistakes_are_reported_without_their_words(tmp_path, capfd):
     read, names = Mistaken(tmp_path, Intensity()), ["raise", "noise", "big", "crash", "a"]
-    with ProcessPool(read, 1, 60.0, confine) as pool:
+    with ProcessPool(read, 1, prepare=confine) as pool:
         jobs = enumerate((name, False) for name in names)
         said = [(names[n], ended(m)) for n, m in pool.run(jobs, ordered=True) if ended(m)]
     found = dict(said)

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import time
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
@@ -94,11 +96,17 @@ def found_in(folder, words):
     ]
 
 
+@dataclass
 class Stops(BrightSpots):
-    """Is interrupted at its second batch."""
+    """Is interrupted at its second batch, once something of the first is written."""
+
+    partial: Path = Path()
 
     def detect(self, images):
-        if len(self.calls) == 1:
+        if self.calls:
+            end = time.monotonic() + 60
+            while not any(self.partial.glob("overlays/*")) and time.monotonic() < end:
+                time.sleep(0.01)  # drawn by another thread
             raise KeyboardInterrupt
         return super().detect(images)
 
@@ -127,10 +135,12 @@ def test_no_identifier_leaves_the_headers(tmp_path, caplog, capfd):
 def test_a_run_that_was_stopped_leaves_nothing_either(tmp_path):
     folder = input_folder(tmp_path / "in")
     options = Options(workers=0, batch_size=2, objects=EVERYTHING, key=KEY)
-    with pytest.raises(KeyboardInterrupt):
-        predict_folder(folder, tmp_path / "out", Stops(masked=True), options=options)
     partial = tmp_path / "out.partial"
-    assert (partial / "state" / "journal").stat().st_size or list((partial / "overlays").iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(
+            folder, tmp_path / "out", Stops(masked=True, partial=partial), options=options
+        )
+    assert list((partial / "overlays").iterdir())
     assert found_in(partial, [*WORDS, "1.2.840.4711", '"good"', KEY.decode()]) == []
 
 
