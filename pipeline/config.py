@@ -26,6 +26,7 @@ from pipeline.yaml_text import read_yaml
 DatasetName = str  # of a built-in dataset, or of one of your own
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=32)]
 Passes = Annotated[int, Field(ge=1)]
+TrackerName = Literal["dvclive", "mlflow", "tensorboard", "wandb"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -145,7 +146,8 @@ class Machine:
 
     ``device: auto`` takes a GPU where there is one. ``workers: -1`` takes one per core. `cache` is
     where decoded training images are kept, `cache_gib` how many GiB of them. `devices` are
-    training processes, `scratch` the folder in which an interrupted run is kept. (Another device
+    training processes, `scratch` the folder in which an interrupted run is kept, `track` what hears
+    of every epoch. (Another device
     or number of processes does give other bits, see docs/how-to/training.md.)
     """
 
@@ -156,7 +158,7 @@ class Machine:
     devices: Annotated[int, Field(ge=1, le=64)] = 1
     scratch: Annotated[str, Field(min_length=1)] = ".descry"
     checkpoint_minutes: NotNegative = 5.0
-    track: bool = False
+    track: tuple[TrackerName, ...] = ()
 
 
 @dataclass(frozen=True, config=FROZEN)

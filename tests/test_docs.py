@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 from markdown_it import MarkdownIt
-from project_factory import ROOT, copy_project, environment
+from project_factory import ROOT, copy_project, environment, run
 
 import pipeline
 from pipeline.cli import app
@@ -197,6 +197,24 @@ def test_marked_blocks_run(tmp_path):
     assert seen == 3
     assert (tmp_path / "out/found/report.html").is_file()
     assert (tmp_path / "RESULTS/detections.csv").is_file()
+
+
+@pytest.mark.slow
+def test_the_study_of_the_docs_runs(tmp_path):
+    optuna = pytest.importorskip("optuna", reason="needs pip install optuna")
+    params = copy_project(tmp_path, ("ccellbio",), epochs=1)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    run(tmp_path, sys.executable, "-m", "pipeline", "convert", "ccellbio")
+    page = (ROOT / "docs/how-to/experiment.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program = program.replace("n_trials=20", "n_trials=1")
+    program = program.replace('["descry"', f'["{sys.executable}", "-m", "pipeline"')
+    for _ in range(2):  # the second call goes on
+        said = run(tmp_path, sys.executable, "-c", program)
+    study = optuna.load_study(study_name="ccellbio", storage=f"sqlite:///{tmp_path / 'tune.db'}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+    assert all(1e-4 <= trial.params["train.lr"] <= 1e-2 for trial in study.trials)
+    assert "model.pool_layers" in said
 
 
 @pytest.mark.slow

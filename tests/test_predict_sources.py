@@ -1,4 +1,5 @@
 import gzip
+import json
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -300,8 +301,12 @@ def test_the_command_lists_what_it_would_read_and_then_reads_it(tmp_path):
     assert done.exit_code == 0, done.output
     assert "files 2, processed 1, skipped 1, failed 0" in done.stdout
     assert len(rows_of(tmp_path / "out" / "detections.csv")) > 20  # of two views of 20 each
+    told = CliRunner().invoke(app, [*map(str, call), "--threshold", "0", "--json"])
+    counts = json.loads((tmp_path / "out/run.json").read_text())["counts"]
+    assert json.loads(told.stdout) == {"out": str(tmp_path / "out"), "counts": counts}
     for wrong, message in (
         (call[2:], "either a folder or --from"),
+        ([*call, "--json", "--dry-run"], "--json is about a run"),
         ([*call, "--query", "Modality=CR"], "goes with --from"),
         ([*call, "--to", "dicom://A@b:1"], "add --sr, --gsps or --sc"),
         ([*call, "--window", "tiny"], "allowed is auto, off"),

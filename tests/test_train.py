@@ -244,10 +244,38 @@ def test_bf16_trains_except_where_a_cpu_gets_it_wrong(squares, tmp_path):
 
 
 def test_dvclive_follows_without_changing_anything(squares, trained, tmp_path):
-    run(squares, tmp_path, track=True)
+    run(squares, tmp_path, track=("dvclive",))
     assert same_bytes(tmp_path, trained) == []
     rows = (tmp_path / "live/plots/metrics/loss.tsv").read_text().splitlines()
     history = [line.split(",") for line in (tmp_path / "history.csv").read_text().splitlines()[1:]]
     assert rows == ["step\tloss", *(f"{epoch}\t{loss}" for epoch, loss, *_ in history)]
     assert json.loads((tmp_path / "live/metrics.json").read_text())["step"] == 2
     assert not (tmp_path / "dvc.yaml").exists()
+
+
+def test_other_trackers_follow_without_changing_anything(squares, trained, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="needs pip install '.[trackers]'")
+    pytest.importorskip("tensorboard", reason="needs pip install '.[trackers]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    run(squares, out, track=("tensorboard", "mlflow"), scratch=scratch)
+    assert same_bytes(out, trained) == []
+    lines = (out / "history.csv").read_text().splitlines()[1:]
+    losses = [(int(epoch), float(loss)) for epoch, loss, *_ in (line.split(",") for line in lines)]
+    (folder,) = (scratch / "tracking/tensorboard").glob("*/version_0")
+    events = EventAccumulator(str(folder)).Reload().Scalars("loss")
+    assert [(e.step, e.value) for e in events] == pytest.approx(losses)
+    client = mlflow.MlflowClient(f"sqlite:///{scratch / 'tracking/mlflow.db'}")
+    (experiment,) = (e for e in client.search_experiments() if e.name == folder.parent.name)
+    (known,) = client.search_runs([experiment.experiment_id])
+    told = client.get_metric_history(known.info.run_id, "loss")
+    assert sorted((m.step, m.value) for m in told) == losses
+    assert known.info.status == "FINISHED" and known.data.params["seed"] == "0"
+
+
+def test_a_tracker_that_is_not_installed_is_named(squares, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    with pytest.raises(DescryError, match=r"machine\.track=wandb: not installed"):
+        run(squares, tmp_path, track=("wandb",), scratch=tmp_path / "scratch")

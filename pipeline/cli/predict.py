@@ -1,5 +1,6 @@
 """The `predict` command: which pictures, how to look, where results go."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,6 +123,9 @@ def predict(
     cpus: Annotated[
         int, typer.Option(help="With --engine ray: cores of a task.", rich_help_panel=READ)
     ] = 2,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The counts for programs.", rich_help_panel=WRITE)
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say what would be read.", rich_help_panel=READ),
@@ -174,6 +178,8 @@ def predict(
         raise DescryError("--engine ray: looks at a folder; leave out --from, --to and --shard")
     if cpus < 1:
         raise DescryError(f"--cpus {cpus}: must be 1 or more")
+    if as_json and dry_run:
+        raise DescryError("--json is about a run: --dry-run writes lines with tabs between fields")
     if key_file and not pseudonymise:
         raise DescryError("--key-file: goes with --pseudonymise")
     if query and not origin:
@@ -236,7 +242,7 @@ def predict(
         counts, code = done.counts, done.exit_code
     else:
         counts, code = stage.predict(source, out, checkpoint, options, device, archives)
-    _say(counts, out)
+    _say(counts, out, as_json)
     raise typer.Exit(code)
 
 
@@ -248,6 +254,7 @@ def merge(
         Path | None,
         typer.Option(help="What the shards have read; needed where they share SOP Instance UIDs."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The counts for programs.")] = False,
 ) -> None:
     """Put the shards of a prediction together, as one run would have written them."""
     there(shards, source)
@@ -256,10 +263,13 @@ def merge(
 
     with Progress("merge", "files") as progress:
         summary = run(shards, out, source, progress)
-    _say(summary.counts, out)
+    _say(summary.counts, out, as_json)
     raise typer.Exit(summary.exit_code)
 
 
-def _say(counts: dict[str, Any], out: Path) -> None:
+def _say(counts: dict[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), "counts": counts}, indent=1))
+        return
     shown = ("files", "processed", "skipped", "failed", "frames", "detections")
     typer.echo(", ".join(f"{name} {counts[name]}" for name in shown) + f"; see {out}")

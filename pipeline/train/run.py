@@ -34,7 +34,7 @@ from pipeline.train.guards import (
     naming_knobs,
     naming_the_disk,
 )
-from pipeline.train.loggers import live_log
+from pipeline.train.loggers import Tracked, tracking
 from pipeline.train.module import Steps, TrainingModule
 from pipeline.train.optimisation import moving_average
 from pipeline.train.processes import EndsAtOnce, Processes, find_processes, slurm
@@ -102,8 +102,9 @@ def train(
         dump = folder.path / f"not_finite-{processes.rank}.json"
         compiler = settings.compiler if settings.train.compile else ""
         module = TrainingModule(detector, settings.train, steps, dump, compiler)
-        watched = machine.track and processes.rank == 0
-        with naming_knobs(_knobs(settings)), live_log(out / "live", watched) as callback.log_row:
+        watched = machine.track if processes.rank == 0 else ()
+        tracked = Tracked(settings.dataset, about, out, machine.scratch / "tracking")
+        with naming_knobs(_knobs(settings)), tracking(watched, tracked) as callback.log_row:
             _fit(module, loader, callback, settings.train, machine, processes)
         if processes.rank == 0:
             _finish(folder, progress, settings.train.keep, out)

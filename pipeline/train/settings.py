@@ -75,8 +75,8 @@ class Machine:
         Folder for what an interrupted run needs to go on.
     checkpoint_minutes : float
         Time between two checkpoints; 0: one after every step.
-    track : bool
-        Log with DVCLive.
+    track : tuple of str
+        Names of trackers that hear of every epoch (`pipeline.train.loggers.TRACKERS`).
     """
 
     device: str = "cpu"
@@ -85,4 +85,4 @@ class Machine:
     cache: CachePlan | None = None
     scratch: Path = Path(".descry")
     checkpoint_minutes: float = 5.0
-    track: bool = False
+    track: tuple[str, ...] = ()
