@@ -310,6 +310,17 @@ def test_no_worker_imports_torch_and_the_drawn_split_keeps_groups_whole(tmp_path
     assert report["leakage"] == {"groups in more than one split": 0}
 
 
+def test_a_picture_that_is_a_pipe_or_a_loop_of_links_costs_itself_alone(tmp_path):
+    raw = _simple(tmp_path / "raw")
+    for name in ("i01.png", "i04.png"):
+        (raw / "pictures" / name).unlink()
+    os.mkfifo(raw / "pictures" / "i01.png")
+    (raw / "pictures" / "i04.png").symlink_to("i04.png")
+    report = convert(Toy(raw), tmp_path / "out", **OPTIONS, workers=1)
+    assert report["images"]["out"] == 10
+    assert report["images"]["dropped"] == {"decoder failed": 1, "image cannot be opened": 1}
+
+
 RUN = """
 import sys
 from pathlib import Path

@@ -79,8 +79,10 @@ class PendingRecords:
         for number, record in enumerate(records):
             try:
                 digest = self.fingerprint.of(record)
-            except FileNotFoundError:
-                self._enter(number, NEVER_REUSED, record, dropped(record, "image missing"))
+            except OSError as error:  # a loop of links, say: the others are read
+                lost = isinstance(error, FileNotFoundError)
+                reason = "image missing" if lost else "image cannot be opened"
+                self._enter(number, NEVER_REUSED, record, dropped(record, reason))
                 continue
             place = self.journal.find(digest)
             if place is not None and self._is_whole(entry := self.journal.at(place)):
