@@ -12,6 +12,8 @@ import pytest
 from browse_factory import CATEGORIES, make_browsed
 from dicom_factory import write
 from PIL import Image
+from predict_factory import tiny_model
+from project_factory import ROOT
 
 from pipeline.browse.boxes import BOX_KINDS
 from pipeline.browse.collection import Collection, Filters
@@ -20,8 +22,10 @@ from pipeline.browse.review import COLUMNS, Review, Target
 from pipeline.browse.server import BrowseServer
 from pipeline.browse.session import Session
 from pipeline.browse.sources import open_splits
+from pipeline.config import load_params
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
+from pipeline.stages.browse import BrowseOptions, browse
 
 
 @pytest.fixture
@@ -122,6 +126,24 @@ def test_the_operating_point_stands_beside_the_predictions(dataset):
     splits = open_splits(dataset / "coco", predictions=dataset / "found.json")
     scores = Collection(splits).boxes.score
     assert sorted(scores[np.isfinite(scores)].tolist()) == [0.2, 0.7, 0.8, 0.9]
+
+
+def test_a_model_looks_at_the_split_now(dataset, tmp_path):
+    """``--checkpoint``: the boxes are the model's, and are judged."""
+    tiny_model().save(tmp_path / "model.safetensors")
+    options = BrowseOptions(
+        split="test",
+        checkpoint=tmp_path / "model.safetensors",
+        threshold=0.0,
+        review=tmp_path / "review.csv",
+    )
+    params = load_params(ROOT / "params.yaml", ["machine.device=cpu", "machine.workers=0"])
+    with browse(params, str(dataset / "coco"), options) as server:
+        looked = server.session.collection
+    found = looked.boxes.score[np.isfinite(looked.boxes.score)]
+    assert looked.compared and len(looked.images) == 3 and len(found) > 3
+    kinds = {BOX_KINDS[kind] for kind in looked.boxes.kind.tolist()}
+    assert kinds & {"background", "class", "localisation", "both", "duplicate", "right"}
 
 
 def test_a_folder_of_predictions_shows_frames_of_dicom(dataset):
