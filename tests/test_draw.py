@@ -56,6 +56,7 @@ def test_where_labels_do_not_fit_boxes_are_numbered_and_listed_beside(count, num
         labels=[1] * count,
         width=400,
         height=400,
+        masks=[],
     )
     drawn = np.asarray(draw(np.zeros((400, 400), np.uint8), found, {1: "mass"}))
     assert (drawn.shape[1] > 400) is numbered

@@ -61,9 +61,9 @@ class GroundTruth:
         boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
         area = np.array([a["area"] for a in objects], dtype=np.float64)
         crowd = np.array([bool(a["iscrowd"]) for a in objects], dtype=bool)
-        image, label, boxes, area, crowd = (c[order] for c in (image, label, boxes, area, crowd))
         shapes = _masks_of(coco)[order] if masks else None
-        return cls(image_ids, categories, image, label, boxes, area, crowd, shapes)
+        ours = image_ids, categories, image[order], label[order], boxes[order], area[order]
+        return cls(*ours, crowd[order], shapes)
 
     @property
     def images(self) -> int:

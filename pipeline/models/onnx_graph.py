@@ -182,7 +182,7 @@ def _bare(content: bytes) -> bytes:
 
 
 def _calibration(tools: Any, batches: Sequence[np.ndarray]) -> Any:
-    class Reader(tools.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(tools.CalibrationDataReader):
         def __init__(self) -> None:
             self.rest: Iterator[np.ndarray] = iter(batches)
 

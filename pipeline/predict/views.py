@@ -170,9 +170,11 @@ def _chosen(found: Merged, index: np.ndarray) -> Merged:
 
 
 def _joined(parts: Sequence[Merged]) -> Merged:
-    columns = ("boxes", "scores", "labels")
-    joined = [np.concatenate([getattr(part, name) for part in parts]) for name in columns]
+    boxes, scores, labels = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("boxes", "scores", "labels")
+    )
     masks = None
     if all(part.masks is not None for part in parts):
         masks = [mask for part in parts for mask in part.masks or ()]
-    return Merged(*joined, masks)
+    return Merged(boxes, scores, labels, masks)

@@ -83,10 +83,10 @@ class SemanticHead(Head):
         """Parts of the classes with "masks" (n, 2 h, 2 w), 0 to 1; see `Head.detections`."""
         logits = doubled(outputs["classes"].float())
         fine = F.interpolate(logits, size, mode="bilinear").softmax(dim=1)
-        device = logits.device
+        device, (height, width) = logits.device, logits.shape[-2:]
         found = []
         for likely, image in zip(fine.cpu().numpy(), sizes, strict=True):
-            parts = connected(likely[:, : image[0], : image[1]], tuple(logits.shape[-2:]), chosen)
+            parts = connected(likely[:, : image[0], : image[1]], (height, width), chosen)
             found.append({name: value.to(device) for name, value in parts.items()})
         return found
 
