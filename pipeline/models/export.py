@@ -30,7 +30,7 @@ from pipeline.models.heads.retinanet import RetinaNetHead
 from pipeline.models.saved import Detections, SavedModel
 
 FORMS = ("onnx", "torch")
-BOX, SCORE = 1e-3, 1e-4  # px and score: what may differ
+BOX, SCORE = 1e-3, 1e-4  # px of the square that the model sees, and score: what may differ
 STRONGEST = 100  # detections of a picture that are compared
 _BATCH = 3  # pictures of a batch of the comparison, after one alone
 _MOST = 1024  # images of a batch of a program
@@ -43,7 +43,7 @@ class Parity:
     Attributes
     ----------
     box : float
-        In pixels of the pictures.
+        In pixels of the square that the model sees.
     score : float
     pictures, detections : int
         How many were compared.
@@ -184,7 +184,7 @@ def export(model: SavedModel, path: Path, form: Form, pictures: Sequence[np.ndar
     if not (found.box <= BOX and found.score <= SCORE):
         raise DescryError(
             f"{path}: not written: the program's detections differ from PyTorch's by more than "
-            f"{BOX} px or {SCORE} in score ({found})"
+            f"{BOX} px of {model.image_size} or {SCORE} in score ({found})"
         )
     if form.int8:
         written = _int8(model, written, form, pictures)
@@ -224,15 +224,15 @@ def parity(model: SavedModel, other: SavedModel, pictures: Sequence[np.ndarray])
     try:
         model.detector.selection = other.detector.selection = chosen
         pairs = [
-            pair
+            (*pair, model.image_size / max(picture.shape[:2]))
             for batch in (pictures[:1], *_parts(pictures[1:]))
-            for pair in zip(model.detect(batch), other.detect(batch), strict=True)
+            for *pair, picture in zip(model.detect(batch), other.detect(batch), batch, strict=True)
         ]
     finally:
         model.detector.selection, other.detector.selection = kept
-    gaps = np.concatenate([_gaps(*pair) for a, b in pairs for pair in ((a, b), (b, a))])
+    gaps = np.concatenate([_gaps(*pair, px) for a, b, px in pairs for pair in ((a, b), (b, a))])
     worst = gaps.max(axis=0, initial=0.0)
-    compared = sum(min(len(a.scores), STRONGEST) for a, _ in pairs)
+    compared = sum(min(len(a.scores), STRONGEST) for a, _, _ in pairs)
     return Parity(float(worst[0]), float(worst[1]), len(pairs), compared)
 
 
@@ -240,12 +240,16 @@ def _parts(pictures: Sequence[np.ndarray]) -> list[Sequence[np.ndarray]]:
     return [pictures[i : i + _BATCH] for i in range(0, len(pictures), _BATCH)]
 
 
-def _gaps(ours: Detections, theirs: Detections) -> np.ndarray:
-    """(n, 2) distances in px and score of our n strongest to the nearest of theirs."""
+def _gaps(ours: Detections, theirs: Detections, px: float) -> np.ndarray:
+    """(n, 2) distances of our n strongest to the nearest of theirs: in px of the square, in score.
+
+    `px` is the square's side by the picture's: in the picture's own pixels a program would pass on
+    small pictures and be refused on large ones.
+    """
     ours = Detections(ours.boxes[:STRONGEST], ours.scores[:STRONGEST], ours.labels[:STRONGEST])
     if not len(theirs.scores):
         return np.full((len(ours.scores), 2), np.inf)
-    box = np.abs(ours.boxes[:, None] - theirs.boxes).max(axis=2)  # (n, m)
+    box = np.abs(ours.boxes[:, None] - theirs.boxes).max(axis=2) * px  # (n, m)
     score = np.abs(ours.scores[:, None] - theirs.scores)
     apart = ours.labels[:, None] != theirs.labels
     box[apart] = score[apart] = np.inf
