@@ -149,7 +149,7 @@ def test_a_mosaic_holds_of_each_picture_what_its_part_shows():
         parts.append(Picture(square, np.array([[28, 28, 36, 36]], np.float32), np.array([i])))
     counts = []
     for seed in range(30):
-        square, boxes, labels = mosaic(parts, np.random.default_rng(seed))
+        square, boxes, labels, _ = mosaic(parts, np.random.default_rng(seed))
         assert square.shape == (64, 64, 3)
         corners = [int(square[y, x, 0]) for y, x in ((0, 0), (0, 63), (63, 0), (63, 63))]
         assert all(c in (50 * (i + 1), 255) for i, c in enumerate(corners))

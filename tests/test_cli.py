@@ -65,8 +65,8 @@ def test_a_wrong_call_ends_with_2_and_says_what_to_do(yolo, arguments, words):
     ("change", "meant"),
     [
         ("model.pol_layers=3", "model.pool_layers"),
-        ("epochs=3", "recipes.sample.epochs or recipes.paper.epochs"),
-        ("lr=0.1", "train.lr"),
+        ("epochs=3", "pretrain.epochs or recipes.sample.epochs or recipes.paper.epochs"),
+        ("lr=0.1", "pretrain.lr or train.lr"),
     ],
 )
 def test_a_misspelt_or_misplaced_key_leads_to_the_right_one(yolo, change, meant):

@@ -65,7 +65,7 @@ class Bright:
     """A stand-in for a saved model: one box around what is bright, its score the share given."""
 
     categories, intensity, image_size, trained_on = ((1, "spot"),), Intensity(), 64, "toy"
-    score_threshold = 0.3
+    score_threshold, spec = 0.3, SimpleNamespace(task="detect")
 
     def __init__(self, score=0.8, **changed):
         self.score, self.sides, self.meta = score, [], {}

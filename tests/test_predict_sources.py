@@ -308,7 +308,7 @@ def test_the_command_lists_what_it_would_read_and_then_reads_it(tmp_path):
         (call[2:], "either a folder or --from"),
         ([*call, "--json", "--dry-run"], "--json is about a run"),
         ([*call, "--query", "Modality=CR"], "goes with --from"),
-        ([*call, "--to", "dicom://A@b:1"], "add --sr, --gsps or --sc"),
+        ([*call, "--to", "dicom://A@b:1"], "add --sr, --gsps, --sc or --seg"),
         ([*call, "--window", "tiny"], "allowed is auto, off"),
     ):
         words = [str(word) for word in (wrong if wrong[0] == "predict" else ["predict", *wrong])]

@@ -1,7 +1,10 @@
 """The page of a run, the index and the comparison, from hand-made folders."""
 
+import hashlib
+import html
 import json
 import re
+from base64 import b64encode
 
 import pytest
 from run_factory import make_dataset, make_run, write
@@ -40,7 +43,8 @@ def rsna(project):
 
 
 def plain(text):
-    """Without tags and with single spaces."""
+    """Without scripts and tags, and with single spaces."""
+    text = re.sub("<script>.*?</script>", " ", text, flags=re.DOTALL)
     return " ".join(re.sub("<[^>]*>", " ", text).split())
 
 
@@ -92,6 +96,10 @@ def test_full_data_is_not_called_a_sample(project, tmp_path):
 
 def test_the_page_is_self_contained_and_escaped(rsna):
     assert "thing &lt;b&gt;" in rsna and "thing <b>" not in rsna
+    (script,) = re.findall("<script>(.*?)</script>", rsna, flags=re.DOTALL)
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html.unescape(rsna)  # the viewer's, and no other
+    rsna = rsna.replace(script, "", 1).replace("<script></script>", "", 1)
     assert not re.search(r"<(script|link rel=\"stylesheet|iframe)", rsna)
     sources = re.findall(r'(?:src|xlink:href|url)[=(]"?([^")]*)', rsna)
     assert sources and all(source.startswith(("data:image/jpeg", "#")) for source in sources)

@@ -267,15 +267,19 @@ def test_two_may_write_one_file_and_neither_is_half(tmp_path):
 def test_a_fork_that_outlives_a_run_does_not_hold_its_lock(tmp_path):
     descriptor = hold(tmp_path / "lock")
     reader, writer = os.pipe()
+    heard, ready = os.pipe()
     if not (child := os.fork()):
         os.close(writer)
+        os.write(ready, b"!")
         os.read(reader, 1)  # lives until the parent lets it go
         os._exit(0)
+    os.read(heard, 1)  # the fork has begun
     assert hold(tmp_path / "lock") is None
     release(descriptor)
     again = hold(tmp_path / "lock")
     os.close(writer)
     os.waitpid(child, 0)
-    os.close(reader)
+    for descriptor in (reader, heard, ready):
+        os.close(descriptor)
     assert again is not None
     release(again)

@@ -96,8 +96,8 @@ FAULTS = (
     Fault(
         "files: a half-written file takes its final name",
         "atomic.py",
-        "        temporary.replace(path)\n    finally:\n",
-        "    finally:\n        temporary.exists() and temporary.replace(path)\n",
+        "    except BaseException:\n        temporary.unlink(missing_ok=True)\n",
+        "    except BaseException:\n        temporary.replace(path)\n",
         "test_atomic",
     ),
     Fault(
