@@ -51,7 +51,7 @@ release: $(READY)
 
 # The versions of constraints.txt with the hashes of their files, for every platform.
 lock:
-	pipx run uv pip compile pyproject.toml --all-extras --universal --python-version 3.11.5 \
+	pipx run uv pip compile pyproject.toml --all-extras --universal --python-version 3.11.0 \
 	  --generate-hashes --constraint constraints.txt --no-header --quiet \
 	  --output-file requirements.lock
 
@@ -60,8 +60,8 @@ audit:
 	pipx run pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
 $(READY): pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' || \
-	  { echo "these versions need Python 3.11.5 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "descry needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
