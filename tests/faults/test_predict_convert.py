@@ -19,12 +19,14 @@ IMAGES = 240
 # `descry` with a detector that needs no model file and takes its time.
 PROGRAM = """
 import sys, time
+from types import SimpleNamespace
 sys.path.insert(0, {tests!r})
 from predict_factory import BrightSpots
 from pipeline.cli import main
 from pipeline.models.saved import SavedModel
 
 class Slow(BrightSpots):
+    spec = SimpleNamespace(task="detect")
     def prepare(self, *args, **named): pass
     def detect(self, images):
         time.sleep(0.02)
