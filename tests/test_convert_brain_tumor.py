@@ -524,6 +524,7 @@ def test_an_image_without_a_wanted_class_is_a_negative(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("names: [a, b", "not a readable yaml"),
+        ("names: " + "[" * 3000, "not a readable yaml"),
         ("nc: 2", "key `names` is missing"),
         ("names: [a, b]\nnc: 3", "nc is '3' but `names` has 2"),
         ("names: {0: a, 2: b}", "must be 0 to 1"),

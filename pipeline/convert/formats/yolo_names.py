@@ -111,7 +111,7 @@ def _from_yaml(file: Path, images: list[Path]) -> ClassNames:
     try:
         # All values as they are written: YAML would make 8 of the class name 010, and True of yes.
         content = yaml.load(file.read_text("utf-8-sig"), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise DescryError(f"{file}: not a readable yaml file ({error}). Repair it.") from error
     if not isinstance(content, dict) or "names" not in content:
         raise DescryError(f"{file}: key `names` is missing. Add the class names in index order.")
