@@ -60,6 +60,6 @@ def test_a_second_repro_does_nothing_and_experiments_convert_nothing(project):
     assert "Running stage" not in run(project, "dvc", "repro")
     said = run(project, "dvc", "exp", "run", "-S", "model.pool_layers=0", "evaluate@my_cells")
     ran = re.findall(r"Running stage '(.*?)'", said)
-    assert ran == ["check", "train@my_cells", "evaluate@my_cells"]
+    assert ran == ["check", "pretrain@my_cells", "train@my_cells", "evaluate@my_cells"]
     table = run(project, "python", "-m", "pipeline", "report", "--grid")
     assert re.search(r"\| vit \| CAT \| 1 \| \d", table)

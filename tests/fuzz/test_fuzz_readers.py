@@ -36,7 +36,10 @@ def test_corpus(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "number"),
     [pytest.param(n, FEW, id=f"{n}-few") for n in READERS if n not in SLOW]
-    + [pytest.param(n, MANY, id=f"{n}-many", marks=pytest.mark.slow) for n in READERS],
+    + [
+        pytest.param(n, MANY // 10 if n in SLOW else MANY, id=f"{n}-many", marks=pytest.mark.slow)
+        for n in READERS
+    ],
 )
 def test_mutations(tmp_path, name, number):
     folder, chance, known = room(name, tmp_path), random.Random(name), list(corpus(name))

@@ -155,7 +155,7 @@ def places(boxes: Tensor, grids: Sequence[Size]) -> Tensor:
 
 
 def inside(boxes: Tensor, grid: Sequence[int]) -> Tensor:
-    """Which cells of a grid boxes (n, 4) touch, (n, *grid), 0 or 1."""
+    """Which cells of a grid the boxes (n, 4) touch, as (n, h, w) of 0 and 1."""
     y, x = (torch.arange(length, device=boxes.device) * CELL for length in grid)
     x1, y1, x2, y2 = boxes.t()[:, :, None]  # (n, 1) each
     across, down = (x + CELL > x1) & (x < x2), (y + CELL > y1) & (y < y2)
