@@ -21,7 +21,7 @@ from pipeline.stages.train import train_machine
 
 EPOCHS = 15
 CHANGE, OTHER = "train.lr=0.002", "train.lr=0.003"
-STAGES = ("check", "convert", "train", "evaluate")
+STAGES = ("check", "convert", "pretrain", "train", "evaluate")
 RESULTS = (
     *(
         f"runs/rsna/train/{n}"
@@ -212,7 +212,7 @@ def test_a_training_that_is_told_to_end_is_not_taken_for_complete(project):
     # The signal itself where the shell ($SHELL) has given its process to the command, as bash
     # does, and 128 + 15 where it waits for it, as dash does.
     assert re.search(r"exited with (-15|143)\b", first.said()) and without_a_model(project)
-    assert "train@rsna" not in (project / "dvc.lock").read_text()
+    assert "\n  train@rsna:" not in (project / "dvc.lock").read_text()
 
 
 @pytest.mark.parametrize(

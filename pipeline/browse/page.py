@@ -47,7 +47,8 @@ def page(session: Session) -> str:
         f"{len(collection.images)} images, {len(collection.boxes)} boxes. Marks are written to "
         f"{session.review.path.name}."
     )
-    return render_page(session.title, [Section("pictures", "Pictures", Markup(body))], lead=lead)
+    sections = [Section("pictures", "Pictures", Markup(body))]
+    return render_page(session.title, sections, lead=lead, served=True)
 
 
 @cache

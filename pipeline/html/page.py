@@ -48,6 +48,7 @@ def render_page(
     warnings: Sequence[str] = (),
     links: Sequence[Link] = (),
     viewer: bool = False,
+    served: bool = False,
 ) -> str:
     """A whole HTML document.
 
@@ -65,6 +66,8 @@ def render_page(
         Other pages, at the top.
     viewer : bool
         Pictures with a `View` open in the viewer.
+    served : bool
+        By a server that sends its own content security policy, and scripts and styles as files.
     """
     return (
         environment()
@@ -77,6 +80,7 @@ def render_page(
             links=links,
             style=Markup(_text("style.css")),
             viewer=_viewer() if viewer else None,
+            served=served,
             research_use=RESEARCH_USE,
             version=pipeline.__version__,
         )
