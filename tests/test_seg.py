@@ -23,7 +23,7 @@ from pipeline.dicom.write.sr import write_report
 from pipeline.errors import DescryError
 from pipeline.predict.options import Objects, Options
 from pipeline.predict.run import predict_folder
-from pipeline.stages.predict import _check_masks
+from pipeline.stages.predict import check_masks
 
 ONE, TWO = (np.zeros((40, 50), dtype=bool) for _ in range(2))
 ONE[5:20, 10:30] = True
@@ -176,6 +176,6 @@ def test_predict_writes_masks_into_every_output(tmp_path) -> None:
 def test_a_model_without_masks_is_refused_before_it_runs() -> None:
     options = Options(objects=Objects(kinds=("seg",)))
     with pytest.raises(DescryError, match="--seg: this model finds boxes without masks"):
-        _check_masks("detect", options)
-    _check_masks("semantic", options)
-    _check_masks("detect", Options())
+        check_masks("detect", options)
+    check_masks("semantic", options)
+    check_masks("detect", Options())

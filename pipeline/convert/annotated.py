@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 from pipeline.convert.formats.box_tables import find_tables
 from pipeline.convert.formats.coco import find_coco
@@ -21,11 +22,11 @@ from pipeline.convert.formats.voc import open_voc
 from pipeline.convert.formats.volumes import VolumeLayout, find_volumes, read_slice
 from pipeline.convert.formats.yolo import find_folders, open_yolo
 from pipeline.convert.records import Ledger, Picture, Record
-from pipeline.convert.registry import SHAPES, Dataset, FolderParams, annotated
+from pipeline.convert.registry import SHAPES, Dataset, FolderParams, LayoutName, annotated
 from pipeline.data.intensity import Intensity
 from pipeline.errors import DescryError
 
-LAYOUTS = ("coco", "voc", "yolo", "masks", *TOOLS, "csv", "volumes", "dicom")
+LAYOUTS = get_args(LayoutName)[1:]  # "auto" is none of them
 
 
 @dataclass(frozen=True)

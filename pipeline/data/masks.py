@@ -84,9 +84,7 @@ def compressed(segmentation: object, height: int, width: int) -> str | None:
         if isinstance(segmentation["counts"], str):
             return segmentation["counts"]
         return coco.frPyObjects(segmentation, height, width)["counts"].decode("ascii")
-    if not (
-        isinstance(segmentation, list) and segmentation and all(map(_is_polygon, segmentation))
-    ):
+    if not _are_polygons(segmentation):
         return None
     parts = coco.frPyObjects([[float(v) for v in p] for p in segmentation], height, width)
     return coco.merge(parts)["counts"].decode("ascii")
@@ -129,9 +127,7 @@ def is_mask(segmentation: object, bbox: list[float]) -> bool:
     """Whether a COCO segmentation says more than its box [x, y, width, height]."""
     if isinstance(segmentation, dict):
         return is_run_lengths(segmentation)
-    if not (
-        isinstance(segmentation, list) and segmentation and all(map(_is_polygon, segmentation))
-    ):
+    if not _are_polygons(segmentation):
         return False
     if len(segmentation) > 1 or len(segmentation[0]) not in (8, 10):
         return True

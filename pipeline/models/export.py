@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder
 
 from pipeline.atomic import replacing
 from pipeline.data.geometry import fit_square
@@ -24,9 +23,9 @@ from pipeline.data.sample import to_tensor
 from pipeline.errors import DescryError, first_line
 from pipeline.models import exported, onnx_graph
 from pipeline.models.detector import Detector
-from pipeline.models.exported import Chooser, ExportedModel, Program, Run
+from pipeline.models.exported import Chooser, ExportedModel, Run, Said
 from pipeline.models.heads.aligned import AlignedHead, cell_centres
-from pipeline.models.heads.retinanet import RetinaNetHead
+from pipeline.models.heads.retinanet import RetinaNetHead, decoded
 from pipeline.models.saved import Detections, SavedModel
 
 FORMS = ("onnx", "torch")
@@ -108,8 +107,7 @@ class Candidates(nn.Module):
         deltas = outputs["bbox_regression"]
         # B by shape: len() would fix it
         anchors = self.anchors.expand(images.shape[0], -1, -1)
-        coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
-        boxes = coder.decode_single(deltas.flatten(0, 1), anchors.flatten(0, 1))
+        boxes = decoded(deltas.flatten(0, 1), anchors.flatten(0, 1))
         return outputs["cls_logits"].sigmoid(), boxes.unflatten(0, deltas.shape[:2])
 
 
@@ -206,9 +204,8 @@ class _Written:
 
     def model(self, of: SavedModel) -> ExportedModel:
         """The program in the place of the model's detector."""
-        kind = Chooser if self.nms == "inside" else Program
-        program = kind(self.run, of.image_size, self.places, of.spec.selection)
-        return ExportedModel(program, of.spec, of.meta)
+        said = Said(self.places, self.nms, of.image_size, of.spec, of.meta)
+        return ExportedModel.around(self.run, said)
 
 
 def parity(model: SavedModel, other: SavedModel, pictures: Sequence[np.ndarray]) -> Parity:

@@ -100,13 +100,16 @@ class ExportedModel(SavedModel):
             raise DescryError(f"{path}: no such checkpoint; {WAY_OUT}")
         content = path.read_bytes()
         said = read(path, content)
-        kind = Chooser if said.nms == "inside" else Program
-        program = kind(
-            runtime(path, content, device), said.image_size, said.places, said.spec.selection
-        )
-        model = cls(program, said.spec, said.meta)
+        model = cls.around(runtime(path, content, device), said)
         model.sha256 = hashlib.sha256(content).hexdigest()
         return model
+
+    @classmethod
+    def around(cls, run: Run, said: "Said") -> "ExportedModel":
+        """The model whose graph `run` runs."""
+        kind = Chooser if said.nms == "inside" else Program
+        program = kind(run, said.image_size, said.places, said.spec.selection)
+        return cls(program, said.spec, said.meta)
 
     def prepare(self, precision: str, *, compiled: bool = False, batch_size: int = 1) -> None:
         """Refuse what an exported model cannot do; see `SavedModel.prepare`."""

@@ -27,6 +27,7 @@ from pipeline.predict.results import PREDICTION
 from pipeline.predict.run import RunSummary, predict_folder
 from pipeline.predict.sources import find_files
 from pipeline.stages.machine import pick_device
+from pipeline.stages.predict import check_masks
 from pipeline.work.progress import Progress
 
 SHARDS = 4  # for each task that the cluster has room for: the last ones end nearly together
@@ -62,7 +63,8 @@ def predict(
     source, out, checkpoint = (path.resolve() for path in (source, out, checkpoint))
     if source in out.parents:
         raise DescryError(f"--out {out}: lies in the folder that is read; give another")
-    paths = find_files(source, out)
+    paths, model = find_files(source, out), open_model(checkpoint)
+    check_masks(model.spec.task, options)
     with _connected(ray):
         room = _room(ray, device, cpus)
         asked = options.num_shards if options.num_shards > 1 else SHARDS * room
@@ -70,7 +72,7 @@ def predict(
         if options.num_shards == 1:
             return _shard(source, out, checkpoint, options, device, cpus)
         shards = out.with_name(out.name + ".shards")
-        _prepare(shards, Plan(source, open_model(checkpoint), options).identity(paths))
+        _prepare(shards, Plan(source, model, options).identity(paths))
         _run(ray, [source, shards, checkpoint, options, device, cpus], len(paths))
     with Progress("merge", "files") as progress:
         summary = merge(shards, out, source, progress)

@@ -40,11 +40,6 @@ def run(
     if int8 == "static" and images is None:
         raise DescryError("--int8 static: needs --images, pictures like those it will see")
     model = SavedModel.load(checkpoint)
-    if model.spec.task != "detect":
-        raise DescryError(
-            f"{checkpoint}: a model of model.task={model.spec.task} finds masks, for which there "
-            "is no export; `descry predict` runs the file as it is"
-        )
     seen = synthetic(model.image_size) if images is None else list(_read(images, model))
     if not seen:
         raise DescryError(f"--images {images}: no picture in it that can be read")

@@ -32,7 +32,7 @@ def predict(
     workers, described = share_cores(chosen, options.workers)
     options = replace(options, workers=workers)
     model = open_model(checkpoint, chosen)
-    _check_masks(model.spec.task, options)
+    check_masks(model.spec.task, options)
     model.prepare(options.precision, compiled=options.compile, batch_size=options.batch_size)
     with Progress("predict", "files") as progress:
         summary = predict_folder(
@@ -47,7 +47,8 @@ def predict(
     return summary.counts, summary.exit_code
 
 
-def _check_masks(task: str, options: Options) -> None:
+def check_masks(task: str, options: Options) -> None:
+    """Refuse DICOM objects of masks that a model of this task does not find."""
     for one in DICOM:
         if one.needs_masks and one.name in options.objects.kinds and task == "detect":
             raise DescryError(

@@ -21,13 +21,12 @@ from pipeline.convert.formats.folders import (
     relative,
 )
 from pipeline.convert.formats.listed import ListedImages, Listing
-from pipeline.convert.formats.tools import tool_of
+from pipeline.convert.formats.tools import ends_of, tool_in, tool_of
 from pipeline.convert.records import Box, Ledger, Record
 from pipeline.data.coco_table import CocoTable, load_table
 from pipeline.errors import DescryError
 
 _ROBOFLOW = "_annotations.coco.json"
-_PEEK = 2**16  # bytes
 _GROUP = ("group", "patient_id")  # keys of an image, not of the format, that name its patient
 _SPLIT = re.compile(r"(?<![a-z])(train|valid|validation|val|test)(?![a-z])")
 
@@ -139,12 +138,9 @@ def find_coco(
 
 def _looks_like_coco(path: Path) -> bool:
     """Whether a JSON's beginning and end name the lists of the format; others lie about, too."""
-    with path.open("rb") as stream:
-        text = stream.read(_PEEK)
-        stream.seek(max(path.stat().st_size - _PEEK, 0))
-        text += stream.read(_PEEK)
+    text = ends_of(path)
     named = sum(key in text for key in (b'"images"', b'"annotations"', b'"categories"'))
-    return named >= 2 and tool_of(path) is None
+    return named >= 2 and tool_in(text) is None
 
 
 def split_of(file: Path) -> str | None:

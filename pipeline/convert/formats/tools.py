@@ -69,12 +69,21 @@ class Told:
     also: str = ""
 
 
-def tool_of(path: Path) -> str | None:
-    """The tool whose file this is; None for any other."""
+def ends_of(path: Path) -> bytes:
+    """The first and the last bytes of a file."""
     with path.open("rb") as stream:
         text = stream.read(_PEEK)
         stream.seek(max(path.stat().st_size - _PEEK, 0))
-        text += stream.read(_PEEK)
+        return text + stream.read(_PEEK)
+
+
+def tool_of(path: Path) -> str | None:
+    """The tool whose file this is; None for any other."""
+    return tool_in(ends_of(path))
+
+
+def tool_in(text: bytes) -> str | None:
+    """The tool whose file has these ends; None for any other."""
     if b'"images"' in text and b'"annotations"' in text:
         return None  # COCO
     return next((tool for tool, signs in _SIGNS.items() if all(s in text for s in signs)), None)

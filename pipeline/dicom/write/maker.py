@@ -67,6 +67,11 @@ class Maker:
             "device_serial_number": self.sha256[:64],
         }
 
+    @property
+    def lowest_scores(self) -> str:
+        """`thresholds` in words."""
+        return ", ".join(f"{name} {score:g}" for name, score in self.thresholds)
+
 
 @dataclass(frozen=True, slots=True)
 class Region:

@@ -99,7 +99,6 @@ def _pixels(source: SourceImage, segments: list[list[Region]]) -> NDArray[np.uin
 
 
 def _description(number: int, label: str, uid: str, name: str, maker: Maker) -> SegmentDescription:
-    thresholds = ", ".join(f"{one} {score:g}" for one, score in maker.thresholds)
     return SegmentDescription(
         segment_number=number,
         segment_label=label[:64],
@@ -112,7 +111,7 @@ def _description(number: int, label: str, uid: str, name: str, maker: Maker) -> 
             version=maker.version,
             parameters={
                 "checkpoint sha256": maker.sha256,
-                "lowest scores": thresholds,
+                "lowest scores": maker.lowest_scores,
                 "use": maker.mark,
             },
         ),
@@ -145,10 +144,12 @@ def _place_frames(image: Dataset, source: SourceImage, measures: Dataset | None)
     """Copy the functional groups that place frames, if all of them are placed."""
     shared, frames = Dataset(), []
     orientation = functional_group(source.header.dataset, 0, "PlaneOrientationSequence")
+    if orientation is None or measures is None:
+        return
     for index in range(source.header.frame_count):
         position = functional_group(source.header.dataset, index, "PlanePositionSequence")
         turned = functional_group(source.header.dataset, index, "PlaneOrientationSequence")
-        if position is None or turned is None or orientation is None or measures is None:
+        if position is None or turned is None:
             return
         if turned.get("ImageOrientationPatient") != orientation.get("ImageOrientationPatient"):
             return
@@ -157,7 +158,7 @@ def _place_frames(image: Dataset, source: SourceImage, measures: Dataset | None)
         frame.PlanePositionSequence = [item]
         frames.append(frame)
     item = Dataset()
-    item.ImageOrientationPatient = orientation.ImageOrientationPatient  # type: ignore[union-attr]
+    item.ImageOrientationPatient = orientation.ImageOrientationPatient
     shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [item], [measures]
     image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence = [shared], frames
     if source.frame_of_reference:

@@ -106,8 +106,8 @@ def _absent(
 
 def _algorithm(maker: Maker) -> sr.AlgorithmIdentification:
     """TID 4019."""
-    thresholds = ", ".join(f"{name} {score:g}" for name, score in maker.thresholds)
-    parameters = [f"checkpoint sha256 {maker.sha256}", f"lowest scores: {thresholds}", maker.mark]
+    scores = f"lowest scores: {maker.lowest_scores}"
+    parameters = [f"checkpoint sha256 {maker.sha256}", scores, maker.mark]
     return sr.AlgorithmIdentification("descry", maker.version, parameters)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.models.heads.assignment import CANDIDATES, align, atss, giou, inside, iou
-from pipeline.models.heads.base import Head, Size, Targets, select, share_of_all
+from pipeline.models.heads.base import Head, Size, Targets, block, select, share_of_all
 from pipeline.models.params import PAPER, HeadRules, Selection
 from pipeline.models.pyramid import LEVEL_STRIDES
 
@@ -201,11 +201,7 @@ def distribution_loss(sides: Tensor, places: Tensor, strides: Tensor, aim: Tenso
 
 
 def _tower(channels: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(DEPTH):
-        conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        layers += [conv, nn.GroupNorm(channels // 8, channels), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
+    return nn.Sequential(*(layer for _ in range(DEPTH) for layer in block(channels)))
 
 
 def _flat(level: Tensor) -> Tensor:

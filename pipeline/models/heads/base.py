@@ -64,6 +64,12 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
+def block(channels: int) -> nn.Sequential:
+    """A convolution of a head's tower."""
+    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    return nn.Sequential(conv, nn.GroupNorm(channels // 8, channels), nn.ReLU(inplace=True))
+
+
 def select(
     scores: Sequence[Tensor],
     boxes_at: Callable[[int, Tensor], Tensor],

@@ -9,18 +9,16 @@ import numpy as np
 import torch
 
 from pipeline.data.index import CocoIndex
-from pipeline.models.backbones.base import MIN_SIDE, STRIDES
+from pipeline.models.backbones.base import MIN_SIDE
 from pipeline.models.heads.base import Head, Size
+from pipeline.models.pyramid import LEVEL_STRIDES
 
 MOST = 1000  # images looked at, evenly chosen
 
 
 def level_grids(side: int) -> list[Size]:
     """Rows and columns of the levels P3 to P7 for a square of `side` px, a multiple of 32."""
-    cells = [side // stride for stride in STRIDES]
-    for _ in range(2):  # P6 and P7: convolutions of stride 2 that keep the odd last cell
-        cells.append(ceil(cells[-1] / 2))
-    return [(count, count) for count in cells]
+    return [(ceil(side / stride),) * 2 for stride in LEVEL_STRIDES]  # an odd last cell is kept
 
 
 @torch.no_grad()

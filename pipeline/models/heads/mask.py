@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from pipeline.data.masks import CELL
 from pipeline.models.backbones.attention import without_autocast
-from pipeline.models.heads.base import Size, Targets, share_of_all
+from pipeline.models.heads.base import Size, Targets, block, share_of_all
 from pipeline.models.pyramid import LEVEL_STRIDES
 
 WIDTH = 8  # channels of the shared maps and of the filters' network
@@ -108,12 +108,6 @@ class MaskHead(nn.Module):
         if not len(boxes):
             return boxes.new_zeros((0, 2 * grids[0][0], 2 * grids[0][1]))
         return self.logits(outputs, image, boxes.float(), grids).sigmoid()
-
-
-def block(channels: int) -> nn.Sequential:
-    """A convolution as those of the heads' towers."""
-    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-    return nn.Sequential(conv, nn.GroupNorm(channels // 8, channels), nn.ReLU(inplace=True))
 
 
 def summed(blocks: nn.ModuleList, levels: Sequence[Tensor]) -> Tensor:

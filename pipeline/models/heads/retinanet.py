@@ -117,8 +117,7 @@ class RetinaNetHead(Towers, Head):
     def _distance(self, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
         """Summed loss of coded sides (P, 4) at anchors (P, 4) that should be boxes (P, 4)."""
         if self.rules.box_loss == "giou":
-            found = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0)).decode_single(deltas, anchors)
-            return GIOU * (1 - giou(found, boxes)).sum()
+            return GIOU * (1 - giou(decoded(deltas, anchors), boxes)).sum()
         # the coder's own function copies its weights, all 1, to the device, and waits for it
         aims = encode_boxes(boxes, anchors, boxes.new_ones(4))
         return F.l1_loss(deltas, aims, reduction="sum")
@@ -143,12 +142,16 @@ class RetinaNetHead(Towers, Head):
         logits = outputs["cls_logits"].float().split(counts, dim=1)
         deltas = outputs["bbox_regression"].float().split(counts, dim=1)
         anchors = self.anchors(grids, size, logits[0].device).split(counts)
-        coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
 
         def of_image(i: int) -> dict[str, Tensor]:
             def boxes_at(level: int, at: Tensor) -> Tensor:
-                return coder.decode_single(deltas[level][i][at], anchors[level][at])
+                return decoded(deltas[level][i][at], anchors[level][at])
 
             return select([torch.sigmoid(level[i]) for level in logits], boxes_at, sizes[i], chosen)
 
         return [of_image(i) for i in range(len(sizes))]
+
+
+def decoded(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes (P, 4) xyxy of coded sides (P, 4) at anchors (P, 4)."""
+    return BoxCoder(weights=(1.0, 1.0, 1.0, 1.0)).decode_single(deltas, anchors)

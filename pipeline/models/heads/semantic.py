@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.data.masks import CELL
-from pipeline.models.heads.base import Head, Size, Targets, share_of_all
-from pipeline.models.heads.mask import block, doubled, summed
+from pipeline.models.heads.base import Head, Size, Targets, block, share_of_all
+from pipeline.models.heads.mask import doubled, summed
 from pipeline.models.params import PAPER, HeadRules, Selection
 from pipeline.models.pyramid import LEVEL_STRIDES
 
